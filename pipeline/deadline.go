@@ -1,0 +1,52 @@
+package pipeline
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// deadline is a context with a deadline that starts its timer only when
+// somebody waits for it. Almost no detector does, and a timer for each message
+// and detector would cost more than folding a text.
+type deadline struct {
+	context.Context
+	at time.Time
+
+	once   sync.Once
+	timer  context.Context
+	cancel context.CancelFunc
+}
+
+// Deadline implements [context.Context].
+func (d *deadline) Deadline() (time.Time, bool) {
+	if at, ok := d.Context.Deadline(); ok && at.Before(d.at) {
+		return at, true
+	}
+	return d.at, true
+}
+
+// Done implements [context.Context].
+func (d *deadline) Done() <-chan struct{} {
+	d.once.Do(func() { d.timer, d.cancel = context.WithDeadline(d.Context, d.at) })
+	return d.timer.Done()
+}
+
+// Err implements [context.Context].
+func (d *deadline) Err() error {
+	if err := d.Context.Err(); err != nil {
+		return err
+	}
+	if !time.Now().Before(d.at) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// release frees the timer, where one was started.
+func (d *deadline) release() {
+	d.once.Do(func() {})
+	if d.cancel != nil {
+		d.cancel()
+	}
+}
