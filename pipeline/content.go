@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -13,24 +15,25 @@ import (
 // that no log line, error or failed test shows a message by accident. Code that
 // needs the words calls [Text.Reveal]; a search for that name finds all of it.
 //
-// The words lie behind a pointer because fmt cannot call methods of unexported
-// fields and would print a string there, but never follows a nested pointer.
-type Text struct{ s *string }
+// The words lie inside a function because fmt cannot call methods of unexported
+// fields and would print a string there, and because whatever prints by
+// reflection, such as a failed comparison in a test, follows every pointer.
+type Text struct{ reveal func() string }
 
 // NewText returns s as content that cannot be printed.
 func NewText(s string) Text {
 	if s == "" {
 		return Text{}
 	}
-	return Text{&s}
+	return Text{func() string { return s }}
 }
 
 // Reveal returns the words themselves.
 func (t Text) Reveal() string {
-	if t.s == nil {
+	if t.reveal == nil {
 		return ""
 	}
-	return *t.s
+	return t.reveal()
 }
 
 // Len returns the length in bytes.
@@ -59,22 +62,22 @@ func (t *Text) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 }
 
 // Blob is the content of an attachment. Like [Text], it never prints itself.
-type Blob struct{ b *[]byte }
+type Blob struct{ reveal func() []byte }
 
 // NewBlob returns b as content that cannot be printed. It keeps b.
 func NewBlob(b []byte) Blob {
 	if len(b) == 0 {
 		return Blob{}
 	}
-	return Blob{&b}
+	return Blob{func() []byte { return b }}
 }
 
 // Reveal returns the bytes themselves, which must not be modified.
 func (b Blob) Reveal() []byte {
-	if b.b == nil {
+	if b.reveal == nil {
 		return nil
 	}
-	return *b.b
+	return b.reveal()
 }
 
 // Len returns the length in bytes.
@@ -92,12 +95,25 @@ func (b Blob) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(b.String())) }
 // MarshalText implements [encoding.TextMarshaler], which zap and JSON use.
 func (b Blob) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
-// UnmarshalJSONFrom implements [json.UnmarshalerFrom]: standard base64.
+// UnmarshalJSONFrom implements [json.UnmarshalerFrom]: standard base64, in
+// which line breaks count for nothing, as in MIME.
 func (b *Blob) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
-	var raw []byte
-	if err := json.UnmarshalDecode(dec, &raw); err != nil {
+	value, err := dec.ReadValue()
+	if err != nil {
 		return err
 	}
-	*b = NewBlob(raw)
+	if value.Kind() != '"' {
+		return errors.New("attachment data is not a string")
+	}
+	text, err := jsontext.AppendUnquote(make([]byte, 0, len(value)), value)
+	if err != nil {
+		return err
+	}
+	raw := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Decode(raw, text)
+	if err != nil {
+		return err
+	}
+	*b = NewBlob(raw[:n])
 	return nil
 }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"maps"
+	"math"
 	"slices"
 )
 
@@ -94,10 +96,20 @@ func idHash(id string) uint64 {
 
 const conversationFormat = 1
 
+// Limits of an encoded conversation.
+const (
+	maxDetectors    = 255
+	maxDetectorName = 64
+	maxState        = 1 << 20 // bytes that one detector remembers
+)
+
 // AppendBinary implements [encoding.BinaryAppender]: a format byte, partition,
 // offset, recent offsets as differences from it, hashes of ids, and the states
 // of detectors by name in order.
 func (c *Conversation) AppendBinary(b []byte) ([]byte, error) {
+	if c.Partition < 0 || c.Offset < 0 || len(c.detectors) > maxDetectors {
+		return nil, fmt.Errorf("conversation state of %d detectors at partition %d, offset %d cannot be encoded", len(c.detectors), c.Partition, c.Offset)
+	}
 	b = append(b, conversationFormat)
 	b = binary.AppendUvarint(b, uint64(uint32(c.Partition)))
 	b = binary.AppendUvarint(b, uint64(c.Offset))
@@ -111,38 +123,48 @@ func (c *Conversation) AppendBinary(b []byte) ([]byte, error) {
 	}
 	b = append(b, byte(len(c.detectors)))
 	for _, name := range slices.Sorted(maps.Keys(c.detectors)) {
+		state := c.detectors[name]
+		if len(name) > maxDetectorName || len(state) > maxState {
+			return nil, fmt.Errorf("state of %d bytes of the detector %.64s cannot be encoded: at most %d bytes, and %d for its name", len(state), name, maxState, maxDetectorName)
+		}
 		b = binary.AppendUvarint(b, uint64(len(name)))
 		b = append(b, name...)
-		b = binary.AppendUvarint(b, uint64(len(c.detectors[name])))
-		b = append(b, c.detectors[name]...)
+		b = binary.AppendUvarint(b, uint64(len(state)))
+		b = append(b, state...)
 	}
 	return b, nil
 }
 
 var errConversation = errors.New("conversation state is damaged or of another version")
 
-// UnmarshalBinary implements [encoding.BinaryUnmarshaler]. It copies data.
+// UnmarshalBinary implements [encoding.BinaryUnmarshaler]. It takes exactly
+// what AppendBinary writes, and copies data.
 func (c *Conversation) UnmarshalBinary(data []byte) error {
 	r := stateReader{data: bytes.Clone(data)}
-	if r.byte() != conversationFormat {
+	if r.count(conversationFormat) != conversationFormat {
 		return errConversation
 	}
 	out := Conversation{tagged: true}
-	out.Partition = int32(uint32(r.uvarint(1<<31 - 1)))
-	out.Offset = int64(r.uvarint(1<<63 - 1))
-	for range min(r.byte(), RecentMessages) {
+	out.Partition = int32(uint32(r.uvarint(math.MaxInt32)))
+	out.Offset = int64(r.uvarint(math.MaxInt64))
+	for range r.count(RecentMessages) {
 		out.recent = append(out.recent, out.Offset-int64(r.uvarint(uint64(out.Offset))))
 	}
-	for range min(r.byte(), seenIDs) {
+	for range r.count(seenIDs) {
 		if s := r.bytes(8); s != nil {
 			out.seen = append(out.seen, binary.LittleEndian.Uint64(s))
 		}
 	}
-	if n := r.byte(); n > 0 {
+	if n := r.count(maxDetectors); n > 0 {
 		out.detectors = make(map[string][]byte, n)
-		for range n {
-			name := string(r.bytes(int(r.uvarint(64))))
-			out.detectors[name] = r.bytes(int(r.uvarint(1 << 20)))
+		last := ""
+		for i := range n {
+			name := string(r.bytes(int(r.uvarint(maxDetectorName))))
+			if i > 0 && name <= last {
+				return errConversation
+			}
+			last = name
+			out.detectors[name] = r.bytes(int(r.uvarint(maxState)))
 		}
 	}
 	if r.bad || len(r.data) != 0 {
@@ -167,16 +189,19 @@ func (r *stateReader) bytes(n int) []byte {
 	return out
 }
 
-func (r *stateReader) byte() int {
-	if b := r.bytes(1); b != nil {
-		return int(b[0])
+// count reads one byte that is at most limit.
+func (r *stateReader) count(limit int) int {
+	b := r.bytes(1)
+	if b == nil || int(b[0]) > limit {
+		r.bad = true
+		return 0
 	}
-	return 0
+	return int(b[0])
 }
 
 func (r *stateReader) uvarint(limit uint64) uint64 {
 	v, n := binary.Uvarint(r.data)
-	if r.bad || n <= 0 || v > limit {
+	if r.bad || n <= 0 || v > limit || n > 1 && r.data[n-1] == 0 {
 		r.bad = true
 		return 0
 	}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,10 +14,19 @@ type deadline struct {
 	context.Context
 	at time.Time
 
-	once   sync.Once
-	timer  context.Context
-	cancel context.CancelFunc
+	once     sync.Once
+	timer    context.Context
+	cancel   context.CancelFunc
+	released atomic.Bool
 }
+
+// ended is what a deadline that was released before anybody waited hands out to
+// a goroutine that its detector left behind.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // Deadline implements [context.Context].
 func (d *deadline) Deadline() (time.Time, bool) {
@@ -40,12 +50,16 @@ func (d *deadline) Err() error {
 	if !time.Now().Before(d.at) {
 		return context.DeadlineExceeded
 	}
+	if d.released.Load() {
+		return context.Canceled
+	}
 	return nil
 }
 
-// release frees the timer, where one was started.
+// release ends the context and frees the timer, where one was started.
 func (d *deadline) release() {
-	d.once.Do(func() {})
+	d.released.Store(true)
+	d.once.Do(func() { d.timer = ended })
 	if d.cancel != nil {
 		d.cancel()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,8 +47,8 @@ type suspectEntry struct {
 }
 
 const (
-	journalSlots = 512
-	slotBytes    = 256
+	journalSlots = 4096 // every lane has one, and every message whose attachments are being prepared
+	slotBytes    = 512  // enough for the longest name of a topic
 	topicBytes   = slotBytes - 24
 	suspectsKept = 30 * 24 * time.Hour
 )
@@ -65,6 +66,9 @@ func OpenJournal(dir string) (*Journal, error) {
 	}
 	j := &Journal{dir: dir, lock: f, kills: map[Position]suspect{}}
 	if err := j.open(); err != nil {
+		if j.mem != nil {
+			_ = unix.Munmap(j.mem)
+		}
 		f.Close()
 		return nil, fmt.Errorf("opening the journal in %s: %w", dir, err)
 	}
@@ -86,22 +90,33 @@ func (j *Journal) open() error {
 	if err := j.readSuspects(); err != nil {
 		return err
 	}
-	found := false
+	inHand := map[Position]bool{} // a message may lie in two slots, and died once
 	for i := range journalSlots {
 		if p, ok := (&journalSlot{j: j, i: i}).get(); ok {
-			s := j.kills[p]
-			j.kills[p] = suspect{s.Kills + 1, time.Now().UTC()}
-			found = true
+			inHand[p] = true
 		}
 		j.spare = append(j.spare, journalSlots-1-i)
 	}
-	if found {
+	for p := range inHand {
+		j.kills[p] = suspect{j.kills[p].Kills + 1, time.Now().UTC()}
+	}
+	if len(inHand) > 0 {
 		if err := j.writeSuspects(); err != nil {
 			return err
 		}
 	}
 	clear(j.mem)
 	return nil
+}
+
+// journalled returns p as the journal knows it: no longer than a slot, and such
+// that it can be written as JSON.
+func journalled(p Position) Position {
+	p.Topic = strings.ToValidUTF8(p.Topic, "")
+	if len(p.Topic) > topicBytes {
+		p.Topic = strings.ToValidUTF8(p.Topic[:topicBytes], "")
+	}
+	return p
 }
 
 // Kills returns how often a process died with the message at p in its hands
@@ -112,7 +127,7 @@ func (j *Journal) Kills(p Position) int {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.kills[p].Kills
+	return j.kills[journalled(p)].Kills
 }
 
 // Suspects returns how many messages are suspected.
@@ -133,6 +148,7 @@ func (j *Journal) Forget(p Position) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	p = journalled(p)
 	if _, known := j.kills[p]; known {
 		delete(j.kills, p)
 		_ = j.writeSuspects()
@@ -223,13 +239,14 @@ type journalSlot struct {
 func (s *journalSlot) bytes() []byte { return s.j.mem[s.i*slotBytes : (s.i+1)*slotBytes] }
 
 func (s *journalSlot) taken() *atomic.Uint64 {
-	return (*atomic.Uint64)(unsafe.Pointer(&s.bytes()[0])) //nolint:gosec // slots are aligned to 256 bytes of a page
+	return (*atomic.Uint64)(unsafe.Pointer(&s.bytes()[0])) //nolint:gosec // slots are aligned to 512 bytes of a page
 }
 
 func (s *journalSlot) set(p Position) {
 	if s == nil {
 		return
 	}
+	p = journalled(p)
 	b := s.bytes()
 	s.taken().Store(0)
 	binary.LittleEndian.PutUint64(b[8:], uint64(p.Offset))
@@ -245,11 +262,11 @@ func (s *journalSlot) get() (Position, bool) {
 	if s.taken().Load() != 1 || n > topicBytes {
 		return Position{}, false
 	}
-	return Position{
+	return journalled(Position{
 		Topic:     string(b[24 : 24+n]),
 		Partition: int32(binary.LittleEndian.Uint32(b[16:])),
 		Offset:    int64(binary.LittleEndian.Uint64(b[8:])),
-	}, true
+	}), true
 }
 
 func (s *journalSlot) clear() {

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -94,10 +97,26 @@ type presence struct {
 // ParseMessage reads a message from JSON (RFC 8259, strictly: duplicate names
 // and invalid UTF-8 are errors) and holds it to its schema. Unknown fields are
 // ignored. Every error is permanent, and none quotes what the message says.
+//
+// What the schema calls an integer may be written as 14.0 or 1e3, one that is
+// too large counts as the largest, and a leap second as the second before it.
 func ParseMessage(data []byte) (*Message, error) {
+	if len(data) > largeMessage {
+		// Before memory is spent on lists far over their limits.
+		if err := walk(data, func(string, *field, jsontext.Value, int64) error { return nil }); err != nil {
+			return nil, Permanent(fmt.Errorf("invalid message: %w", err))
+		}
+	}
 	var m Message
 	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, Permanent(fmt.Errorf("reading message: %w", redactJSON(err)))
+		rewritten := rewrite(data)
+		if rewritten == nil {
+			return nil, Permanent(fmt.Errorf("reading message: %w", redactJSON(err)))
+		}
+		data, m = rewritten, Message{}
+		if err := json.Unmarshal(data, &m); err != nil {
+			return nil, Permanent(fmt.Errorf("reading message: %w", redactJSON(err)))
+		}
 	}
 	if err := rejectNulls(data); err != nil {
 		return nil, Permanent(fmt.Errorf("invalid message: %w", err))
@@ -107,6 +126,8 @@ func ParseMessage(data []byte) (*Message, error) {
 	}
 	return &m, nil
 }
+
+const largeMessage = 64 << 10
 
 // redactJSON keeps what is wrong and where, and drops what the input said: the
 // errors of the JSON package quote names and values.
@@ -123,55 +144,238 @@ func redactJSON(err error) error {
 		switch {
 		case errors.Is(err, jsontext.ErrDuplicateName):
 			reason = "duplicate field name"
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			reason = "the JSON ends too early"
 		case strings.Contains(syntactic.Err.Error(), "UTF-8"):
 			reason = "invalid UTF-8"
+		case strings.Contains(syntactic.Err.Error(), "max depth"):
+			reason = "nested too deeply"
 		}
 		return fmt.Errorf("%s at byte %d", reason, syntactic.ByteOffset)
 	}
 	return errors.New("not valid JSON")
 }
 
-// knownPointer returns a JSON pointer with every name that the schema does not
-// know replaced, because such a name is the sender's.
+// field is what the schema says of one place in a message: enough to walk
+// through one and to name a place in it.
+type field struct {
+	form   form
+	fields map[string]*field // of an object
+	any    *field            // of an object whose names are free
+	items  *field            // of an array
+	limit  int               // of items
+	plural string            // what the items are
+}
+
+type form int
+
+const (
+	otherForm form = iota
+	integerForm
+	timeForm
+)
+
+var schemaFields = func() *field {
+	value, integer, date := &field{}, &field{form: integerForm}, &field{form: timeForm}
+	party := &field{fields: map[string]*field{
+		"id": value, "age": integer, "account_created_at": date, "connected": value,
+		"behaviour": {fields: map[string]*field{
+			"minors_contacted": integer, "strangers_contacted": integer, "replies_received": integer,
+			"blocked_by": integer, "reported_by": integer,
+		}},
+	}}
+	attachment := &field{fields: map[string]*field{
+		"id": value, "media_type": value, "size": integer, "uri": value, "data": value, "hashes": {any: value},
+	}}
+	report := &field{fields: map[string]*field{"id": value, "reporter_id": value, "reported_at": date, "reason": value}}
+	return &field{fields: map[string]*field{
+		"id": value, "conversation_id": value, "sent_at": date, "sender": party,
+		"recipients": {items: party, limit: MaxRecipients, plural: "recipients"},
+		"text":       value, "lang": value,
+		"attachments":  {items: attachment, limit: MaxAttachments, plural: "attachments"},
+		"user_reports": {items: report, limit: MaxUserReports, plural: "user reports"},
+		"region":       value,
+	}}
+}()
+
+// child returns the place that token leads to, and how an error names it:
+// without the token where that is the sender's word. It is nil where the schema
+// knows no such place.
+func (f *field) child(token string) (*field, string) {
+	switch {
+	case f.items != nil:
+		return f.items, token
+	case f.any != nil:
+		return f.any, "?"
+	default:
+		return f.fields[token], token
+	}
+}
+
+// knownPointer returns a JSON pointer up to the first name that the schema does
+// not know, because such a name is the sender's.
 func knownPointer(p jsontext.Pointer) string {
 	if p == "" {
 		return "the top"
 	}
-	var out, path strings.Builder
+	var out strings.Builder
+	at := schemaFields
 	for token := range p.Tokens() {
-		out.WriteByte('/')
-		if strings.Trim(token, "0123456789") == "" {
-			out.WriteString(token)
-			continue
-		}
-		path.WriteByte('/')
-		path.WriteString(token)
-		if !schemaPaths[path.String()] {
-			out.WriteByte('?')
+		next, shown := at.child(token)
+		if next == nil {
+			out.WriteString("/?")
 			break
 		}
-		out.WriteString(token)
+		out.WriteString("/" + shown)
+		at = next
 	}
 	return out.String()
 }
 
-// schemaPaths are the fields of a message, array indices left out.
-var schemaPaths = func() map[string]bool {
-	paths := map[string]bool{}
-	add := func(prefix string, names ...string) {
-		for _, n := range names {
-			paths[prefix+"/"+n] = true
+// walk calls visit for every value in data that the schema knows and that is
+// neither an object nor an array, with its place and the offset of its end. It
+// returns the first error of visit, or that of a list over its limit. Where the
+// JSON is broken it ends without an error: that is for the decoder to say.
+func walk(data []byte, visit func(where string, f *field, v jsontext.Value, end int64) error) error {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(data))
+	err := schemaFields.walk(dec, "", visit)
+	if _, ok := errors.AsType[*jsontext.SyntacticError](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
+}
+
+func (f *field) walk(dec *jsontext.Decoder, where string, visit func(string, *field, jsontext.Value, int64) error) error {
+	switch kind := dec.PeekKind(); {
+	case kind == '{' && (f.fields != nil || f.any != nil):
+		if _, err := dec.ReadToken(); err != nil {
+			return err
+		}
+		for dec.PeekKind() == '"' {
+			name, err := dec.ReadToken()
+			if err != nil {
+				return err
+			}
+			next, shown := f.child(name.String())
+			if next == nil {
+				err = dec.SkipValue()
+			} else {
+				err = next.walk(dec, where+"/"+shown, visit)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	case kind == '[' && f.items != nil:
+		if _, err := dec.ReadToken(); err != nil {
+			return err
+		}
+		for n := 0; dec.PeekKind() != ']'; n++ {
+			if n == f.limit {
+				return fmt.Errorf("more than %d %s", f.limit, f.plural)
+			}
+			if err := f.items.walk(dec, where+"/"+strconv.Itoa(n), visit); err != nil {
+				return err
+			}
+		}
+	case kind == '{' || kind == '[':
+		return dec.SkipValue()
+	default:
+		v, err := dec.ReadValue()
+		if err != nil {
+			return err
+		}
+		return visit(where, f, v, dec.InputOffset())
+	}
+	_, err := dec.ReadToken() // the end of the object or array, or what is wrong there
+	return err
+}
+
+// rewrite returns data with what the schema allows and the decoder does not
+// take written as the decoder takes it, or nil where there is no such thing.
+func rewrite(data []byte) []byte {
+	var out []byte
+	done := int64(0)
+	err := walk(data, func(_ string, f *field, v jsontext.Value, end int64) error {
+		var as []byte
+		switch {
+		case f.form == integerForm && v.Kind() == '0':
+			as = wholeNumber(v)
+		case f.form == timeForm && v.Kind() == '"':
+			as = dateTime(v)
+		}
+		if as != nil && !bytes.Equal(as, v) {
+			out = append(append(out, data[done:end-int64(len(v))]...), as...)
+			done = end
+		}
+		return nil
+	})
+	if err != nil || out == nil {
+		return nil
+	}
+	return append(out, data[done:]...)
+}
+
+// wholeNumber returns a JSON number in digits alone, kept within an int64, or
+// nil where it is not whole.
+func wholeNumber(v []byte) []byte {
+	s, negative := strings.CutPrefix(string(v), "-")
+	mantissa, exponent := s, 0
+	if i := strings.IndexAny(s, "eE"); i >= 0 {
+		mantissa = s[:i]
+		var err error
+		if exponent, err = strconv.Atoi(s[i+1:]); err != nil {
+			exponent = 1 << 31
+			if s[i+1] == '-' {
+				exponent = -exponent
+			}
 		}
 	}
-	add("", "id", "conversation_id", "sent_at", "sender", "recipients", "text", "lang", "attachments", "user_reports", "region")
-	for _, p := range []string{"/sender", "/recipients"} {
-		add(p, "id", "age", "account_created_at", "connected", "behaviour")
-		add(p+"/behaviour", "minors_contacted", "strangers_contacted", "replies_received", "blocked_by", "reported_by")
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	digits := strings.TrimLeft(whole+fraction, "0")
+	exponent -= len(fraction)
+	if trimmed := strings.TrimRight(digits, "0"); trimmed != digits {
+		exponent += len(digits) - len(trimmed)
+		digits = trimmed
 	}
-	add("/attachments", "id", "media_type", "size", "uri", "data", "hashes")
-	add("/user_reports", "id", "reporter_id", "reported_at", "reason")
-	return paths
-}()
+	switch {
+	case digits == "":
+		return []byte("0")
+	case exponent < 0:
+		return nil
+	case len(digits)+exponent > 18 && negative:
+		return strconv.AppendInt(nil, math.MinInt64, 10)
+	case len(digits)+exponent > 18:
+		return strconv.AppendInt(nil, math.MaxInt64, 10)
+	}
+	digits += strings.Repeat("0", exponent)
+	if negative {
+		digits = "-" + digits
+	}
+	return []byte(digits)
+}
+
+// dateTime returns a time of RFC 3339 that is written in lower case, or that
+// lies in a leap second, as the time package reads it; nil for anything else.
+func dateTime(v []byte) []byte {
+	text, err := jsontext.AppendUnquote(nil, v)
+	if err != nil || len(text) < len("2006-01-02T15:04:05Z") {
+		return nil
+	}
+	s := strings.ToUpper(string(text))
+	leap := s[17:19] == "60"
+	if leap {
+		s = s[:17] + "59" + s[19:]
+	}
+	var t time.Time
+	if err := t.UnmarshalText([]byte(s)); err != nil {
+		return nil
+	}
+	if u := t.UTC(); leap && (u.Hour() != 23 || u.Minute() != 59) {
+		return nil
+	}
+	return []byte(`"` + s + `"`)
+}
 
 // rejectNulls finds a null where the schema wants a value: the decoder takes it
 // for an absent field.
@@ -179,30 +383,15 @@ func rejectNulls(data []byte) error {
 	if !bytes.Contains(data, []byte("null")) {
 		return nil
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(data))
-	for {
-		tok, err := dec.ReadToken()
-		if err != nil {
-			return nil //nolint:nilerr // the end, or what the full parse has settled before
+	return walk(data, func(where string, _ *field, v jsontext.Value, _ int64) error {
+		if v.Kind() != 'n' {
+			return nil
 		}
-		if tok.Kind() != 'n' {
-			continue
+		if where == "" {
+			where = "the top"
 		}
-		p := dec.StackPointer()
-		if where := knownPointer(p); !strings.HasSuffix(where, "?") || hashOf(p) {
-			return fmt.Errorf("null at %s", where)
-		}
-	}
-}
-
-// hashOf reports whether p points at a value of attachments[n].hashes, whose
-// names are free.
-func hashOf(p jsontext.Pointer) bool {
-	var tokens []string
-	for t := range p.Tokens() {
-		tokens = append(tokens, t)
-	}
-	return len(tokens) == 4 && tokens[0] == "attachments" && tokens[2] == "hashes"
+		return fmt.Errorf("null at %s", where)
+	})
 }
 
 // validate reports every fault at once.
@@ -231,7 +420,7 @@ func (m *Message) validate(data []byte) error {
 		fail("text is longer than %d characters", MaxTextLength)
 	}
 	if n := len(m.Attachments); n > MaxAttachments {
-		fail("%d attachments, more than %d", n, MaxAttachments)
+		return errors.Join(append(errs, fmt.Errorf("%d attachments, more than %d", n, MaxAttachments))...)
 	}
 	for i := range m.Attachments {
 		a := &m.Attachments[i]
@@ -243,7 +432,7 @@ func (m *Message) validate(data []byte) error {
 		}
 	}
 	if n := len(m.UserReports); n > MaxUserReports {
-		fail("%d user reports, more than %d", n, MaxUserReports)
+		return errors.Join(append(errs, fmt.Errorf("%d user reports, more than %d", n, MaxUserReports))...)
 	}
 	for i := range m.UserReports {
 		r := &m.UserReports[i]
@@ -270,10 +459,14 @@ func (m *Message) validate(data []byte) error {
 			}
 		}
 		for i, r := range p.UserReports {
-			for name, v := range map[string]jsontext.Value{"id": r.ID, "reporter_id": r.ReporterID, "reported_at": r.ReportedAt} {
-				if v == nil {
-					fail("missing user_reports[%d].%s", i, name)
-				}
+			if r.ID == nil {
+				fail("missing user_reports[%d].id", i)
+			}
+			if r.ReporterID == nil {
+				fail("missing user_reports[%d].reporter_id", i)
+			}
+			if r.ReportedAt == nil {
+				fail("missing user_reports[%d].reported_at", i)
 			}
 		}
 	}

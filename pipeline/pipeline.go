@@ -388,7 +388,7 @@ func (p *Pipeline) judge(ctx context.Context, l *lane, rules *Ruleset, batch []*
 			}
 		}
 		if err != nil {
-			o.DeadLetter = err.Error()
+			o.DeadLetter = strings.ReplaceAll(err.Error(), "\n", "; ") // of joined faults
 			continue
 		}
 		items[i] = Item{Message: m, Position: d.Position}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -22,6 +24,10 @@ const (
 
 	// maxNamed is how many earlier messages that findings name are read again.
 	maxNamed = 8
+
+	// maxReferenceKey is the length of the longest key that a reference keeps:
+	// that of the longest conversation id, and more.
+	maxReferenceKey = 2048
 
 	// verdictsBytes is about how large a record of clean verdicts grows.
 	verdictsBytes = 128 << 10
@@ -55,7 +61,7 @@ type Publisher struct {
 	MaxRecord int
 
 	// Seal seals evidence to the review key, bound to its case and message.
-	Seal func(caseID, messageID string, evidence []byte) (keyID string, sealed []byte, err error)
+	Seal func(e *Evidence, caseID, messageID string) (SealedEvidence, error)
 
 	// History reads records of the input again, for evidence in earlier
 	// messages, and says which offsets are gone.
@@ -74,7 +80,7 @@ func (p *Publisher) Accept(ctx context.Context, batch []*Outcome) error {
 	for {
 		err := p.Log.Produce(ctx, records)
 		tooLarge, ok := errors.AsType[*TooLargeError](err)
-		if !ok {
+		if !ok || tooLarge.Index < 0 || tooLarge.Index >= len(records) {
 			return err
 		}
 		// One large message never stalls a partition.
@@ -82,13 +88,17 @@ func (p *Publisher) Accept(ctx context.Context, batch []*Outcome) error {
 		if r.Header("reference") != "" {
 			return fmt.Errorf("a reference of %d bytes is refused by the log: %w", len(r.Value), err)
 		}
-		*r = p.reference(*r)
+		*r = reference(*r, batch[0].Delivery.Topic)
 	}
 }
 
 func (p *Publisher) records(ctx context.Context, batch []*Outcome) ([]Record, error) {
 	var out []Record
-	var clean cleanVerdicts
+	clean := cleanVerdicts{size: verdictsBytes}
+	if p.MaxRecord > 0 {
+		// A record that many verdicts share must not be one that the log refuses.
+		clean.size = min(clean.size, p.MaxRecord/2)
+	}
 	for _, o := range batch {
 		v := o.Verdict
 		at := o.Delivery.Position
@@ -102,7 +112,7 @@ func (p *Publisher) records(ctx context.Context, batch []*Outcome) ([]Record, er
 			}
 			out = append(out, hits...)
 		}
-		if o.Item != nil {
+		if o.Item != nil && v.Status != Skipped {
 			for i := range o.Item.Media {
 				r, err := p.features(o.Item, &o.Item.Media[i])
 				if err != nil {
@@ -118,7 +128,7 @@ func (p *Publisher) records(ctx context.Context, batch []*Outcome) ([]Record, er
 			}
 			continue
 		}
-		value, err := json.Marshal(v)
+		value, err := encode(v)
 		if err != nil {
 			return nil, Permanent(fmt.Errorf("encoding a verdict: %w", err))
 		}
@@ -128,6 +138,13 @@ func (p *Publisher) records(ctx context.Context, batch []*Outcome) ([]Record, er
 		out = append(out, p.cleanRecord(&clean, batch[len(batch)-1].Delivery.Position))
 	}
 	return out, nil
+}
+
+// encode returns v as JSON, always the same for the same v. What is not UTF-8,
+// which can only come from the entry of a list or the error of a detector, is
+// replaced: a verdict must not be lost for it.
+func encode(v any) ([]byte, error) {
+	return json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 }
 
 // record returns a record to be written. Until it is, its partition and offset
@@ -153,26 +170,30 @@ func (p *Publisher) deadLetter(o *Outcome) Record {
 		Header{"offset", strconv.AppendInt(nil, d.Offset, 10)},
 	)
 	if s := d.Header("schema"); s != "" {
-		r.Headers = append(r.Headers, Header{"input-schema", []byte(s)})
+		r.Headers = append(r.Headers, Header{"input-schema", []byte(truncate(strings.ToValidUTF8(s, ""), 64))})
 	}
 	if p.MaxRecord > 0 && len(d.Value)+len(d.Key) > p.MaxRecord {
-		return p.reference(r)
+		return reference(r, d.Topic)
 	}
 	return r
 }
 
-// reference replaces the value of r by where the message lies that it speaks of.
-func (p *Publisher) reference(r Record) Record {
+// reference replaces the value of r by where the message lies that it speaks
+// of, in the topic that was read. A key that no broker would take is left out.
+func reference(r Record, topic string) Record {
 	sum := sha256.Sum256(r.Value)
 	ref := Reference{Position: r.Position, Bytes: len(r.Value), SHA256: hex.EncodeToString(sum[:])}
-	ref.Topic = p.Prefix + TopicMessages
-	r.Value, _ = json.Marshal(ref) // of strings and numbers: cannot fail
+	ref.Topic = topic
+	r.Value, _ = encode(ref) // of strings and numbers: cannot fail
+	if len(r.Key) > maxReferenceKey {
+		r.Key = nil
+	}
 	r.Headers = append(r.Headers, Header{"reference", []byte("1")})
 	return r
 }
 
 func (p *Publisher) features(it *Item, m *Media) (Record, error) {
-	value, err := json.Marshal(Features{
+	value, err := encode(Features{
 		AttachmentID:   m.AttachmentID,
 		MessageID:      it.Message.ID,
 		ConversationID: it.Message.ConversationID,
@@ -189,13 +210,14 @@ func (p *Publisher) features(it *Item, m *Media) (Record, error) {
 // cleanVerdicts gathers verdicts that share a record, as a JSON array. They are
 // most of all there are, so they are encoded by hand.
 type cleanVerdicts struct {
+	size     int // when full
 	buf      []byte
 	n        int
 	versions map[string]string // of the batch
 	encoded  []byte
 }
 
-func (c *cleanVerdicts) full() bool { return len(c.buf) >= verdictsBytes }
+func (c *cleanVerdicts) full() bool { return len(c.buf) >= c.size }
 
 func (c *cleanVerdicts) add(v *Verdict) {
 	if c.n == 0 {
@@ -332,17 +354,17 @@ func newHit(o *Outcome, kind CaseKind, key string) *Hit {
 // sealHit seals the evidence into the hit. Where the record would not fit, it
 // leaves out attachments and then context, and says so.
 func (p *Publisher) sealHit(h *Hit, evidence Evidence, missing []string) (Record, error) {
+	// The other cases of the message share it, and say for themselves what does
+	// not fit in them.
+	evidence.Attachments = slices.Clone(evidence.Attachments)
 	for {
-		plain, err := json.Marshal(evidence)
-		if err != nil {
-			return Record{}, Permanent(fmt.Errorf("encoding evidence: %w", err))
-		}
-		kid, sealed, err := p.Seal(h.CaseID, h.Verdict.MessageID, plain)
+		sealed, err := p.Seal(&evidence, h.CaseID, h.Verdict.MessageID)
 		if err != nil {
 			return Record{}, fmt.Errorf("sealing evidence: %w", err)
 		}
-		h.Evidence = SealedEvidence{KeyID: kid, Sealed: sealed, Missing: missing}
-		value, err := json.Marshal(h)
+		sealed.Missing = missing
+		h.Evidence = sealed
+		value, err := encode(h)
 		if err != nil {
 			return Record{}, Permanent(fmt.Errorf("encoding a hit: %w", err))
 		}
@@ -359,8 +381,6 @@ func (p *Publisher) sealHit(h *Hit, evidence Evidence, missing []string) (Record
 		default:
 			return r, nil // the log decides
 		}
-		// Attachments is shared with the other cases of the message: what does
-		// not fit in one does not fit in them.
 	}
 }
 
@@ -409,45 +429,67 @@ func (p *Publisher) evidence(ctx context.Context, o *Outcome) (e Evidence, missi
 
 func (p *Publisher) context(ctx context.Context, o *Outcome, missing []string) ([]ContextMessage, []string, error) {
 	named := map[string]bool{}
+	beyond := map[string]bool{}
 	var offsets []int64
 	for i := range o.Verdict.Findings {
 		f := &o.Verdict.Findings[i]
-		if f.MessageID == "" || named[f.MessageID] || len(named) == maxNamed {
-			continue
+		switch {
+		case f.MessageID == "" || named[f.MessageID]:
+		case len(named) == maxNamed:
+			beyond[f.MessageID] = true
+		default:
+			named[f.MessageID] = true
+			offsets = append(offsets, f.Context[max(0, len(f.Context)-RecentMessages-1):]...)
 		}
-		named[f.MessageID] = true
-		offsets = append(offsets, f.Context...)
+	}
+	if len(beyond) > 0 {
+		missing = append(missing, fmt.Sprintf("%d more earlier messages that findings name", len(beyond)))
 	}
 	offsets = append(offsets, o.Item.Recent...)
+	offsets = slices.DeleteFunc(offsets, func(offset int64) bool { return offset < 0 || offset >= o.Delivery.Offset })
 	slices.Sort(offsets)
 	offsets = slices.Compact(offsets)
-	if len(offsets) == 0 || p.History == nil {
-		if len(named) > 0 {
+	if p.History == nil {
+		if len(named) > 0 || len(offsets) > 0 {
 			missing = append(missing, "earlier messages: this source cannot be read again")
 		}
 		return nil, missing, nil
 	}
-	records, gone, err := p.History(ctx, o.Delivery.Topic, o.Delivery.Partition, offsets)
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading earlier messages again: %w", err)
+	var records []Record
+	if len(offsets) > 0 {
+		var gone []int64
+		var err error
+		records, gone, err = p.History(ctx, o.Delivery.Topic, o.Delivery.Partition, offsets)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading earlier messages again: %w", err)
+		}
+		if len(gone) > 0 {
+			missing = append(missing, fmt.Sprintf("%d earlier messages: the log no longer keeps them", len(gone)))
+		}
+		offsets = offsets[:max(0, len(offsets)-len(gone))]
 	}
-	if len(gone) > 0 {
-		missing = append(missing, fmt.Sprintf("%d earlier messages: the log no longer keeps them", len(gone)))
-	}
+	slices.SortFunc(records, func(a, b Record) int { return cmp.Compare(a.Offset, b.Offset) })
 	var out []ContextMessage
-	unreadable := 0
 	for i := range records {
 		m, err := p.Open(&records[i])
-		if err != nil || m.ConversationID != o.Item.Message.ConversationID {
-			unreadable++
+		switch {
+		case err != nil && !IsPermanent(err):
+			return nil, nil, fmt.Errorf("opening an earlier message again: %w", err)
+		case err != nil || m.ConversationID != o.Item.Message.ConversationID:
 			continue
 		}
 		out = append(out, ContextMessage{
 			MessageID: m.ID, SentAt: m.SentAt, SenderID: m.Sender.ID, Text: m.Text.Reveal(), Named: named[m.ID],
 		})
 	}
-	if unreadable > 0 {
-		missing = append(missing, fmt.Sprintf("%d earlier messages could not be read", unreadable))
+	if n := len(offsets) - len(out); n > 0 {
+		missing = append(missing, fmt.Sprintf("%d earlier messages could not be read", n))
+	}
+	for _, m := range out {
+		delete(named, m.MessageID)
+	}
+	if len(named) > 0 {
+		missing = append(missing, fmt.Sprintf("%d earlier messages that findings name", len(named)))
 	}
 	return out, missing, nil
 }

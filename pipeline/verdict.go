@@ -120,6 +120,11 @@ type Policy struct {
 	Version    string      `yaml:"version"`
 	Thresholds []Threshold `yaml:"thresholds"`
 
+	// OnUnlisted is the action on a finding in a category that no threshold
+	// names, with severity Medium: a list that nobody wrote a rule for is not
+	// silently ignored.
+	OnUnlisted Action `yaml:"on_unlisted"`
+
 	// OnPartial is the action on a message that some detector could not look
 	// at, OnFailed on one that went to the dead letters.
 	OnPartial Action `yaml:"on_partial"`
@@ -152,10 +157,18 @@ func (p *Policy) Decide(findings []Finding, partial bool) (Action, Severity) {
 		if f.Supports {
 			continue
 		}
+		listed := false
 		for _, t := range p.Thresholds {
-			if t.Category == f.Category && (t.Label == "" || t.Label == f.Label) && f.Score >= t.Min {
+			if t.Category != f.Category {
+				continue
+			}
+			listed = true
+			if (t.Label == "" || t.Label == f.Label) && f.Score >= t.Min {
 				action, severity = max(action, t.Action), max(severity, t.Severity)
 			}
+		}
+		if !listed && p.OnUnlisted > Allow {
+			action, severity = max(action, p.OnUnlisted), max(severity, Medium)
 		}
 	}
 	return action, severity

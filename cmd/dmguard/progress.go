@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// progress shows how far a long job is, on a terminal and nowhere else.
+type progress struct {
+	w    io.Writer
+	unit string
+
+	mu      sync.Mutex
+	started time.Time
+	drawn   time.Time
+}
+
+func newProgress(w io.Writer, unit string) *progress {
+	p := &progress{unit: unit, started: time.Now()}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		p.w = w
+	}
+	return p
+}
+
+// set draws the bar, at most ten times a second.
+func (p *progress) set(done, total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.w == nil || now.Sub(p.drawn) < 100*time.Millisecond {
+		return
+	}
+	p.drawn = now
+	const width = 30
+	filled := 0
+	if total > 0 {
+		filled = int(min(done, total) * width / total)
+	}
+	rate := float64(done) / max(now.Sub(p.started).Seconds(), 0.001)
+	fmt.Fprintf(p.w, "\r[%s%s] %d of %d %s, %.0f/s \x1b[K", strings.Repeat("=", filled), strings.Repeat(" ", width-filled), done, total, p.unit, rate)
+}
+
+// end removes the bar.
+func (p *progress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.w != nil && !p.drawn.IsZero() {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

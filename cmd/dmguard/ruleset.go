@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/dmguard/dmguard/configs"
+	"github.com/dmguard/dmguard/detectors"
+	"github.com/dmguard/dmguard/detectors/hashmatch"
+	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/pipeline"
+	"github.com/dmguard/dmguard/pipeline/media"
+)
+
+// rulesetOptions say where the rules come from, and what is not in a file.
+type rulesetOptions struct {
+	config    string
+	lists     string
+	canary    string
+	fileRoots []string // beside those of the configuration
+}
+
+func (o *rulesetOptions) add(cl *commandLine) {
+	cl.env(&o.config, "config", "DMGUARD_CONFIG", "", "configuration `file`; what it does not name is as in \"dmguard config reference\"")
+	cl.env(&o.lists, "lists", "DMGUARD_LISTS", "", "`folder` of hash lists, CSV files with the columns kind,hash,entry,category; instead of lists.dir")
+}
+
+// rules is a configuration and the ruleset made of it, with what it takes to
+// make the next.
+type rules struct {
+	opt      rulesetOptions
+	config   *Config
+	ruleset  *pipeline.Ruleset
+	lists    *hashdb.Set
+	fetcher  *media.Fetcher
+	preparer *hashmatch.Preparer
+	stamp    string
+}
+
+// load reads the configuration, the lists and the rule packs, and reports every
+// fault in them.
+func (o *rulesetOptions) load(log *zap.Logger) (*rules, error) {
+	r := &rules{opt: *o}
+	r.stamp = r.fingerprint()
+	cfg, err := loadConfig(o.config)
+	if err != nil {
+		return nil, err
+	}
+	mediaConfig := cfg.Media
+	mediaConfig.FileRoots = append(append([]string{}, mediaConfig.FileRoots...), o.fileRoots...)
+	r.fetcher, err = media.Open(context.Background(), mediaConfig)
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := media.NewDecoder(mediaConfig)
+	if err != nil {
+		return nil, err
+	}
+	r.preparer = hashmatch.NewPreparer(r.fetcher, decoder)
+	if err := r.build(cfg, log); err != nil {
+		return nil, err
+	}
+	r.stamp = r.fingerprint()
+	return r, nil
+}
+
+// build makes the ruleset of a configuration, or changes nothing.
+func (r *rules) build(cfg *Config, log *zap.Logger) error {
+	set, err := r.loadLists(cfg, log)
+	packs, perr := rulePacks()
+	if err := errors.Join(err, perr); err != nil {
+		return err
+	}
+	if r.opt.canary == "" {
+		cfg.Detectors.Canary = nil // there is nothing to look for
+	}
+	catalogue, err := detectors.Build(cfg.Detectors, detectors.Deps{Lists: set, RulePacks: packs, Canary: r.opt.canary})
+	if err != nil {
+		return err
+	}
+	policy, err := digest(cfg.Policy)
+	if err != nil {
+		return err
+	}
+	limits := cfg.Media
+	limits.FileRoots, limits.Stores = nil, nil // where things lie is no rule
+	ruleset, err := digest(cfg.Detectors, limits, packs)
+	if err != nil {
+		return err
+	}
+	versions := map[string]string{
+		"policy": cfg.Policy.Version + "-" + policy, "ruleset": ruleset, "lists": listVersions(set), "build": buildVersion(),
+	}
+	r.config, r.lists = cfg, set
+	r.ruleset = &pipeline.Ruleset{
+		Detectors: catalogue,
+		Policy:    cfg.Policy,
+		Prepare:   r.preparer.For(set).Prepare,
+		Versions:  versions,
+	}
+	return nil
+}
+
+// digest names values: equal ones have the same name.
+func digest(values ...any) (string, error) {
+	h := sha256.New()
+	for _, v := range values {
+		b, err := yaml.Marshal(v)
+		if err != nil {
+			return "", fmt.Errorf("naming a version: %w", err)
+		}
+		_, _ = h.Write(b) // never fails
+	}
+	return hex.EncodeToString(h.Sum(nil)[:6]), nil
+}
+
+// buildVersion names the program, whose code is a part of the rules.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	version := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			version = s.Value[:12]
+		}
+	}
+	if version == "" {
+		version = "unknown"
+	}
+	return version
+}
+
+func (r *rules) listsDir(cfg *Config) string {
+	if r.opt.lists != "" {
+		return r.opt.lists
+	}
+	return cfg.Lists.Dir
+}
+
+func (r *rules) loadLists(cfg *Config, log *zap.Logger) (*hashdb.Set, error) {
+	dir := r.listsDir(cfg)
+	if dir == "" {
+		return nil, nil
+	}
+	set, err := hashdb.LoadDir(dir)
+	if errors.Is(err, hashdb.ErrNoLists) {
+		log.Warn("the folder holds no lists", zap.String("folder", dir))
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, info := range set.Lists() {
+		log.Info("hash list", zap.String("list", info.Name), zap.String("version", info.Version), zap.Any("entries", info.Entries),
+			zap.Int("duplicates", info.Duplicates), zap.Int("refused", info.Refused))
+		for _, refused := range info.Refusals {
+			log.Warn("a list entry is left out", zap.String("list", info.Name), zap.String("entry", refused.Entry), zap.String("because", refused.Reason))
+		}
+	}
+	return set, nil
+}
+
+// listVersions names every list and its version, in one string that is the same
+// for the same lists.
+func listVersions(set *hashdb.Set) string {
+	infos := set.Lists()
+	if len(infos) == 0 {
+		return "none"
+	}
+	var parts []string
+	for _, i := range infos {
+		parts = append(parts, i.Name+"@"+i.Version)
+	}
+	return strings.Join(parts, ",")
+}
+
+// rulePacks reads the rule packs that come with the program.
+func rulePacks() (map[string][]byte, error) {
+	packs := map[string][]byte{}
+	err := fs.WalkDir(configs.Rules(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(name, ".yaml") {
+			return err
+		}
+		packs[name], err = fs.ReadFile(configs.Rules(), name)
+		return err
+	})
+	return packs, err
+}
+
+// reload reads everything again. Where anything is at fault the last good rules
+// stay in force as a whole.
+func (r *rules) reload(log *zap.Logger) error {
+	cfg, err := loadConfig(r.opt.config)
+	if err != nil {
+		return err
+	}
+	next := *r
+	if err := next.build(cfg, log); err != nil {
+		return err
+	}
+	*r = next
+	return nil
+}
+
+// reloadEvery is how often files are looked at for changes.
+const reloadEvery = 2 * time.Second
+
+// watch reloads on SIGHUP and when a file changes, and hands each new ruleset to
+// apply. It returns nil when ctx ends.
+func (r *rules) watch(ctx context.Context, log *zap.Logger, apply func(*pipeline.Ruleset)) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	tick := time.NewTicker(reloadEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup:
+		case <-tick.C:
+			if r.fingerprint() == r.stamp {
+				continue
+			}
+		}
+		stamp := r.fingerprint()
+		if err := r.reload(log); err != nil {
+			log.Error("the new configuration is refused; the last good one stays in force", zap.Error(err))
+		} else {
+			apply(r.ruleset)
+			log.Info("configuration taken over", zap.Any("versions", r.ruleset.Versions))
+		}
+		r.stamp = stamp
+	}
+}
+
+// fingerprint changes whenever a file that the rules come from does.
+func (r *rules) fingerprint() string {
+	var b strings.Builder
+	note := func(path string) {
+		if info, err := os.Stat(path); err == nil {
+			fmt.Fprintf(&b, "%s %d %d\n", path, info.Size(), info.ModTime().UnixNano())
+		}
+	}
+	if r.opt.config != "" {
+		note(r.opt.config)
+	}
+	dir := r.opt.lists
+	if dir == "" && r.config != nil {
+		dir = r.config.Lists.Dir
+	}
+	if dir != "" {
+		entries, err := os.ReadDir(dir)
+		if err == nil {
+			for _, e := range entries {
+				note(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return b.String()
+}
+
+func runConfigCheck(_ context.Context, cl *commandLine) error {
+	var opt rulesetOptions
+	opt.add(cl)
+	if err := cl.parse(0, 1); err != nil {
+		return err
+	}
+	if len(cl.args()) == 1 {
+		opt.config = cl.args()[0]
+	}
+	log, err := (&logFlags{level: "warn"}).logger(cl.err)
+	if err != nil {
+		return err
+	}
+	opt.canary = "dmguard-canary-check" // the string itself is not part of the configuration
+	r, err := opt.load(log)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(cl.out, "ok")
+	for _, k := range []string{"policy", "ruleset", "lists"} {
+		fmt.Fprintf(cl.out, "%s: %s\n", k, r.ruleset.Versions[k])
+	}
+	return nil
+}

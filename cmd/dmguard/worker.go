@@ -1,0 +1,357 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/dmguard/dmguard/pipeline"
+	"github.com/dmguard/dmguard/pipeline/kafka"
+	"github.com/dmguard/dmguard/pipeline/state"
+	"github.com/dmguard/dmguard/reviewqueue/evidence"
+)
+
+func workerCommand() *command {
+	return &command{
+		name:    "worker",
+		summary: "judge messages as they arrive in Kafka",
+		example: "dmguard worker --brokers kafka:9092 --redis redis:6379 --keys messages.json --review-key review.pub.json",
+		run:     runWorker,
+	}
+}
+
+func runWorker(ctx context.Context, cl *commandLine) error {
+	var (
+		opt   rulesetOptions
+		keys  keyFlags
+		kf    kafkaFlags
+		rf    redisFlags
+		logs  logFlags
+		admin adminFlags
+	)
+	opt.add(cl)
+	keys.add(cl)
+	kf.add(cl)
+	rf.add(cl)
+	logs.add(cl)
+	admin.add(cl, "127.0.0.1:9464")
+	group := cl.String("group", "dmguard-worker", "consumer group that shares the work")
+	plain := cl.Bool("allow-plaintext", false, "also take messages that are not sealed")
+	canary := cl.String("canary", "", "file with the deployment's canary string; made where there is none")
+	var reviewKey, journal string
+	cl.env(&reviewKey, "review-key", "DMGUARD_REVIEW_KEY", "", "public review key that evidence is sealed to, a `file` (see \"dmguard keys review\")")
+	cl.env(&journal, "journal", "DMGUARD_JOURNAL", filepath.Join(defaultData(), "worker"), "`folder` that tells the next process which messages killed this one")
+	if err := cl.parse(0, 0); err != nil {
+		return err
+	}
+	log, err := logs.logger(cl.err)
+	if err != nil {
+		return err
+	}
+	conn, err := kf.connection("dmguard-worker")
+	if err != nil {
+		return err
+	}
+	if reviewKey == "" {
+		return errors.New("name the public review key with --review-key; \"dmguard keys review\" makes a pair")
+	}
+	sealer, err := evidence.OpenSealer(reviewKey)
+	if err != nil {
+		return err
+	}
+	if keys.file.Path == "" && !*plain {
+		return errors.New("name the keyset that opens messages with --keys, or allow plain ones with --allow-plaintext")
+	}
+	open, err := keys.opener(log, *plain)
+	if err != nil {
+		return err
+	}
+	if *canary != "" {
+		if opt.canary, err = ensureCanary(*canary); err != nil {
+			return err
+		}
+	}
+	rules, err := opt.load(log)
+	if err != nil {
+		return err
+	}
+	rdb, err := rf.client(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer rdb.Close()
+	if err := checkTopics(ctx, conn, rules.config.Topics, log); err != nil {
+		return err
+	}
+	reg := newRegistry()
+	w := &worker{
+		conn: conn, redis: rdb, rules: rules, open: open, sealer: sealer, group: *group,
+		journal: filepath.Join(journal, rules.config.Topics.Prefix+*group), log: log, registry: reg,
+	}
+	return admin.serve(ctx, log, reg, w.ready, w.run)
+}
+
+// worker is one member of the group that judges messages.
+type worker struct {
+	conn     kafka.Connection
+	redis    redis.UniversalClient
+	rules    *rules
+	open     func(*pipeline.Record) (*pipeline.Message, error)
+	sealer   *evidence.Sealer
+	group    string
+	journal  string // folder
+	log      *zap.Logger
+	registry prometheus.Registerer
+
+	source atomic.Pointer[kafka.Source]
+}
+
+// run judges messages until ctx ends, and then finishes those it has in hand.
+func (w *worker) run(ctx context.Context) (err error) {
+	cfg := w.rules.config
+	in := cfg.Topics.Prefix + pipeline.TopicMessages
+	journal, err := pipeline.OpenJournal(w.journal)
+	if err != nil {
+		return err
+	}
+	producer, err := kafka.NewProducer(w.conn, kafka.ProducerConfig{}, w.log)
+	if err != nil {
+		return err
+	}
+	defer producer.Close()
+	history, err := kafka.NewHistory(w.conn, w.log)
+	if err != nil {
+		return err
+	}
+	defer history.Close()
+	memory := state.NewRedis(w.redis, w.log, state.RedisOptions{Prefix: in + ":", TTL: cfg.Worker.StateTTL})
+
+	gaps := newGapRecorder(producer, cfg.Topics.Prefix, w.log, w.registry)
+	source, err := kafka.OpenSource(w.conn, kafka.SourceConfig{
+		Group: w.group, Topic: in, OnGap: gaps.record,
+		MaxInFlight: cfg.Worker.InFlight, DrainTimeout: cfg.Worker.DrainTimeout,
+	}, w.log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// The drain had its time; what is left is the last commit.
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		err = errors.Join(err, source.Close(closing))
+	}()
+	w.source.Store(source)
+	registerSource(w.registry, source, memory)
+
+	p, err := pipeline.New(pipeline.Config{
+		Source:  source,
+		Open:    w.open,
+		Ruleset: w.rules.ruleset,
+		Memory:  memory,
+		Sinks: []pipeline.Sink{&pipeline.Publisher{
+			Log: producer, Prefix: cfg.Topics.Prefix, MaxRecord: producer.MaxRecordBytes(),
+			Seal: w.sealer.Seal, History: history.Read, Open: w.open,
+		}},
+		Log: w.log, Journal: journal, Metrics: pipeline.NewMetrics(w.registry),
+		Lanes: cfg.Worker.Lanes, Batch: cfg.Worker.Batch,
+		DetectorTimeout: cfg.Worker.DetectorTimeout, PrepareTimeout: cfg.Worker.PrepareTimeout,
+		DrainTimeout: cfg.Worker.DrainTimeout, StuckAfter: cfg.Worker.StuckAfter,
+	})
+	if err != nil {
+		return err
+	}
+	if n := journal.Suspects(); n > 0 {
+		w.log.Warn("a process died with messages in hand; they are looked at one by one", zap.Int("messages", n))
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.rules.watch(gctx, w.log, p.Reload) })
+	g.Go(func() error {
+		err := p.Run(gctx)
+		if !errors.Is(err, pipeline.ErrStuck) {
+			// Where a message is stuck the journal must go on to name it.
+			err = errors.Join(err, journal.Close())
+		}
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("the source ended")
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// ready reports whether the worker takes part in its group.
+func (w *worker) ready(context.Context) error {
+	if w.source.Load() == nil {
+		return errors.New("starting")
+	}
+	return nil
+}
+
+// gapRecorder writes down offsets that were deleted before they were judged.
+type gapRecorder struct {
+	log    pipeline.Log
+	prefix string
+	zap    *zap.Logger
+	missed prometheus.Counter
+}
+
+func newGapRecorder(log pipeline.Log, prefix string, logger *zap.Logger, reg prometheus.Registerer) *gapRecorder {
+	g := &gapRecorder{log: log, prefix: prefix, zap: logger, missed: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "dmguard_unjudged_messages_total", Help: "Messages that the log deleted before they were judged. Alarm on any.",
+	})}
+	if reg != nil {
+		reg.MustRegister(g.missed)
+	}
+	return g
+}
+
+func (g *gapRecorder) record(ctx context.Context, gap pipeline.Gap) error {
+	value, err := json.Marshal(gap)
+	if err != nil {
+		return fmt.Errorf("encoding a gap: %w", err)
+	}
+	err = g.log.Produce(ctx, []pipeline.Record{{
+		Position: pipeline.Position{Topic: g.prefix + pipeline.TopicGaps},
+		Key:      strconv.AppendInt(nil, int64(gap.Partition), 10),
+		Value:    value,
+		Headers:  []pipeline.Header{{Key: "schema", Value: []byte(pipeline.SchemaGap)}},
+	}})
+	if err != nil {
+		return fmt.Errorf("writing down a gap: %w", err)
+	}
+	g.missed.Add(float64(gap.To - gap.From))
+	g.zap.Error("messages were deleted before they were judged: the retention is shorter than the lag",
+		zap.String("topic", gap.Topic), zap.Int32("partition", gap.Partition), zap.Int64("from", gap.From), zap.Int64("to", gap.To))
+	return nil
+}
+
+// newRegistry returns a registry with the metrics of the process.
+func newRegistry() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
+
+// registerSource shows how far behind the worker is.
+func registerSource(reg prometheus.Registerer, src *kafka.Source, memory *state.Redis) {
+	if reg == nil {
+		return
+	}
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	partitions := func(pick func(*kafka.PartitionStats) int64) func() float64 {
+		return func() float64 {
+			var sum int64
+			stats := src.Stats()
+			for i := range stats.Partitions {
+				sum += pick(&stats.Partitions[i])
+			}
+			return float64(sum)
+		}
+	}
+	gauge("dmguard_lag_messages", "Messages in our partitions that are not judged yet.", partitions((*kafka.PartitionStats).Lag))
+	gauge("dmguard_retention_margin_messages", "Messages between the start of the log and the one judged last, least of our partitions. Alarm when it shrinks.",
+		func() float64 {
+			least := int64(-1)
+			stats := src.Stats()
+			for i := range stats.Partitions {
+				if m := stats.Partitions[i].Margin(); least < 0 || m < least {
+					least = m
+				}
+			}
+			return float64(least)
+		})
+	gauge("dmguard_state_cache_hits", "Conversation states that the cache had, since the start.", func() float64 { return float64(memory.Stats().Hits) })
+	gauge("dmguard_state_cache_misses", "Conversation states that the cache did not have, since the start.", func() float64 { return float64(memory.Stats().Misses) })
+}
+
+// adminFlags are where a service without an API shows metrics and health.
+type adminFlags struct{ listen string }
+
+func (a *adminFlags) add(cl *commandLine, listen string) {
+	cl.StringVar(&a.listen, "admin-listen", listen, "`address` of /metrics, /healthz and /readyz; none if empty")
+}
+
+// serve runs the service with its metrics beside it.
+func (a *adminFlags) serve(ctx context.Context, log *zap.Logger, reg *prometheus.Registry, ready func(context.Context) error, service func(context.Context) error) error {
+	if a.listen == "" {
+		return service(ctx)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := ready(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("ready\n"))
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serveHTTP(ctx, a.listen, mux, log, nil) })
+	g.Go(func() error {
+		err := service(ctx)
+		if err == nil {
+			return errDone // ends the listener too
+		}
+		return err
+	})
+	if err := g.Wait(); !errors.Is(err, errDone) {
+		return err
+	}
+	return nil
+}
+
+var errDone = errors.New("done")
+
+// defaultData is where dmguard keeps what it must not lose, outside of any
+// checkout.
+func defaultData() string {
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "dmguard")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), "dmguard")
+	}
+	return filepath.Join(home, ".local", "share", "dmguard")
+}
+
+func dataFlag(cl *commandLine) *string {
+	dir := new(string)
+	cl.env(dir, "data", "DMGUARD_DATA", defaultData(), "`folder` where everything is kept")
+	return dir
+}
+
+// positions returns for each partition the offset below which everything is
+// judged.
+func (w *worker) positions() (map[int32]int64, error) {
+	src := w.source.Load()
+	if src == nil {
+		return nil, errors.New("the worker is starting")
+	}
+	out := map[int32]int64{}
+	stats := src.Stats()
+	for i := range stats.Partitions {
+		out[stats.Partitions[i].Partition] = stats.Partitions[i].Done
+	}
+	return out, nil
+}

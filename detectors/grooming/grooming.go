@@ -1,0 +1,282 @@
+// Package grooming follows how a conversation develops and tells when one of
+// its members behaves as people do who groom children: asking about age, school
+// and supervision, asking for secrecy, setting a child apart, flattering it as
+// mature, moving to another platform, offering gifts, asking for pictures or to
+// meet, pressing.
+//
+// A message is folded ([view]: look-alikes, invisible characters, stretched and
+// disguised writing), searched for the wordings of the rule packs in one pass,
+// and what it says is added to the conversation's state, per sender. The risk
+// of a conversation is the greatest of its senders'. No single cue raises an
+// alert, and account data never do by themselves.
+//
+// Every cue is a finding that supports; when the risk rises into a higher band
+// than was alerted before, one finding without a label asks for action. Nothing
+// is kept of a conversation in which nothing was found, and never a text.
+//
+// What it does not do: it knows the wordings of its packs and close variants of
+// them, not what was meant; weights and thresholds are set by hand and were
+// held to made-up conversations and everyday chat, not to real cases; it does
+// not look at pictures, and not at who is a child beyond the ages that a
+// platform supplies.
+package grooming
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dmguard/dmguard/pipeline"
+)
+
+// Name is the name of the detector, and the category of its findings.
+const Name = "grooming"
+
+// Config are the settings of the detector.
+type Config struct {
+	// Review and High are the risks, above 0 and below 1, from which a
+	// conversation is alerted, and alerted again.
+	Review float64 `yaml:"review"`
+	High   float64 `yaml:"high"`
+
+	// HalfLife is how long evidence takes to count half, in the time of the
+	// conversation.
+	HalfLife time.Duration `yaml:"half_life"`
+}
+
+// DefaultConfig returns the settings that the tests hold.
+func DefaultConfig() Config {
+	return Config{Review: 0.7, High: 0.9, HalfLife: 14 * 24 * time.Hour}
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	if !(c.Review > 0 && c.Review < c.High && c.High < 1) {
+		errs = append(errs, fmt.Errorf("review (%v) and high (%v) must rise between 0 and 1", c.Review, c.High))
+	}
+	if c.HalfLife < time.Hour || c.HalfLife > 10*365*24*time.Hour {
+		errs = append(errs, fmt.Errorf("half_life is %v: it is 1h to 87600h", c.HalfLife))
+	}
+	return errors.Join(errs...)
+}
+
+// Detector implements [pipeline.Detector]. It is immutable.
+type Detector struct {
+	lexicon *lexicon
+	model   model
+	version string
+	memory  sync.Pool // of *memory
+}
+
+// memory is what one Detect needs, reused.
+type memory struct {
+	scratch scratch
+	state   state
+}
+
+// New compiles rule packs, by file name, and reports every fault in them with
+// its line. The order of packs does not matter.
+func New(cfg Config, packs map[string][]byte) (*Detector, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("grooming: %w", err)
+	}
+	if len(packs) == 0 {
+		return nil, errors.New("grooming: no rule pack")
+	}
+	l, err := loadPacks(packs)
+	if err != nil {
+		return nil, fmt.Errorf("grooming: reading rule packs: %w", err)
+	}
+	d := &Detector{
+		lexicon: l,
+		model:   model{halfLife: cfg.HalfLife.Seconds(), bands: [bands]float64{cfg.Review, cfg.High}},
+		version: digest(cfg, packs),
+	}
+	d.memory.New = func() any { return new(memory) }
+	return d, nil
+}
+
+// engine changes with what is built in and changes verdicts: the folding, the
+// constants of the model, the state.
+const engine = "1"
+
+func digest(cfg Config, packs map[string][]byte) string {
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "%s %v %v %v\n", engine, cfg.Review, cfg.High, cfg.HalfLife)
+	for _, name := range slices.Sorted(maps.Keys(packs)) {
+		_, _ = fmt.Fprintf(h, "%q %x\n", name, sha256.Sum256(packs[name]))
+	}
+	return engine + "-" + hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// Version names packs, settings and built-in constants: equal versions give
+// equal answers.
+func (d *Detector) Version() string { return d.version }
+
+// Name implements [pipeline.Detector].
+func (*Detector) Name() string { return Name }
+
+// Detect implements [pipeline.Detector]. Its work is bounded by the length of
+// the text. It never fails.
+func (d *Detector) Detect(_ context.Context, it *pipeline.Item) (pipeline.Answer, error) {
+	mem, _ := d.memory.Get().(*memory)
+	defer d.memory.Put(mem)
+	s, m := &mem.state, it.Message
+	s.decode(it.State(Name))
+	at := m.SentAt.Unix()
+
+	text := m.Text.Reveal()
+	d.lexicon.scan(text, &mem.scratch)
+	cues := &mem.scratch.cues
+	found := 0
+	for l := range cues {
+		found += min(1, cues[l].n)
+	}
+	if found == 0 {
+		return pipeline.Answer{Risk: d.model.conversation(s, at)}, nil
+	}
+
+	findings := make([]pipeline.Finding, 0, found+1)
+	for l := range cues {
+		if c := &cues[l]; c.n > 0 {
+			findings = append(findings, d.cueFinding(label(l), c))
+		}
+	}
+	if it.Repeat || s.holds(m.ID) {
+		return pipeline.Answer{Findings: findings, Risk: d.model.conversation(s, at)}, nil
+	}
+
+	e := d.event(it, cues, at)
+	step(s, &e, &d.model)
+	risk := d.model.conversation(s, at)
+	if band := d.model.band(risk); band > s.alerted {
+		s.alerted = band
+		findings = d.alert(findings, s, at, m.ID)
+	}
+	return pipeline.Answer{Findings: findings, Risk: risk, State: s.append(nil)}, nil
+}
+
+// event makes of a message what the state takes in.
+func (d *Detector) event(it *pipeline.Item, cues *[labels]cue, at int64) event {
+	m := it.Message
+	e := event{id: m.ID, sender: hashID(m.Sender.ID), at: at, prior: prior(m), partition: it.Position.Partition}
+	e.evidence.id = []byte(m.ID)
+	var order [labels]label
+	for l := range cues {
+		e.weights[l] = cues[l].weight
+		order[l] = label(l)
+	}
+	slices.SortStableFunc(order[:], func(a, b label) int {
+		return cmp.Compare(cues[b].weight, cues[a].weight)
+	})
+	for _, l := range order[:maxItems] {
+		if c := &cues[l]; c.n > 0 {
+			e.evidence.items[e.evidence.n] = item{l, uint8(math.Round(score(c.weight) * 255)), c.spans[0]}
+			e.evidence.n++
+		}
+	}
+	recent := it.Recent[max(0, len(it.Recent)-pipeline.RecentMessages):]
+	e.evidence.offsets = uint8(copy(e.evidence.context[:], recent))
+	e.evidence.context[e.evidence.offsets] = it.Position.Offset
+	e.evidence.offsets++
+	return e
+}
+
+// score maps the weight of a cue to 0…1: how telling the wording is, not how
+// probable anything.
+func score(weight float32) float64 { return min(1, float64(weight)/maxWeight) }
+
+func (d *Detector) cueFinding(l label, c *cue) pipeline.Finding {
+	reason := labelReasons[l] + " (rule " + d.lexicon.rules[c.rule].id + ")"
+	if c.disguised {
+		reason += ", in disguised writing"
+	}
+	f := pipeline.Finding{
+		Category: Name, Label: l.String(), Score: score(c.weight), Reason: reason,
+		Spans: make([]pipeline.Span, c.n), Supports: true,
+	}
+	for i, sp := range c.spans[:c.n] {
+		f.Spans[i] = pipeline.Span{Start: sp.start, End: sp.end}
+	}
+	return f
+}
+
+// maxSupports is how many pieces of earlier evidence an alert carries.
+const maxSupports = 8
+
+// alert adds the finding that asks for action, and the earlier evidence that
+// speaks for it.
+func (d *Detector) alert(findings []pipeline.Finding, s *state, at int64, id string) []pipeline.Finding {
+	who, risk := 0, -1.
+	for i := range s.directions {
+		if r := d.model.risk(&s.directions[i], at); r > risk {
+			who, risk = i, r
+		}
+	}
+	findings = append(findings, pipeline.Finding{Category: Name, Score: risk, Reason: d.reason(&s.directions[who], at)})
+	added := 0
+	for i := range s.evidence {
+		e := &s.evidence[i]
+		if int(e.direction) != who || string(e.id) == id {
+			continue
+		}
+		for _, it := range e.items[:e.n] {
+			if added == maxSupports {
+				return findings
+			}
+			added++
+			findings = append(findings, pipeline.Finding{
+				Category: Name, Label: it.label.String(), Score: float64(it.score) / 255,
+				Reason:    labelReasons[it.label] + ", earlier",
+				MessageID: string(e.id), Spans: []pipeline.Span{{Start: it.span.start, End: it.span.end}},
+				Supports: true, Context: slices.Clone(e.context[:e.offsets]),
+			})
+		}
+	}
+	return findings
+}
+
+// reason names the labels, the strongest first, and what the risk would be
+// without that one.
+func (d *Detector) reason(dir *direction, at int64) string {
+	var found []label
+	for l := range dir.labels {
+		if dir.labels[l].max > 0 {
+			found = append(found, label(l))
+		}
+	}
+	slices.SortStableFunc(found, func(a, b label) int { return int(dir.labels[b].sum) - int(dir.labels[a].sum) })
+	names := make([]string, len(found))
+	for i, l := range found {
+		names[i] = l.String()
+	}
+	messages := "1 message"
+	if dir.messages != 1 {
+		messages = fmt.Sprintf("%d messages", dir.messages)
+	}
+	r := fmt.Sprintf("one sender, %s: %s; without %s the risk would be %.2f",
+		messages, strings.Join(names, ", "), names[0], d.model.without(dir, at, found[0]))
+	if p := float64(dir.prior) * priorUnit; p != 0 {
+		r += fmt.Sprintf("; account data count %+.1f in log-odds", p)
+	}
+	return r
+}
+
+// hashID is FNV-1a, finished so that close ids differ in all bits.
+func hashID(id string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(id) {
+		h = (h ^ uint64(id[i])) * 1099511628211
+	}
+	h ^= h >> 32
+	return h
+}

@@ -1,0 +1,515 @@
+package grooming
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dmguard/dmguard/pipeline"
+)
+
+func packs(t testing.TB) map[string][]byte {
+	t.Helper()
+	files, err := filepath.Glob("../../configs/rules/grooming-*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no rule packs: %v", err)
+	}
+	m := map[string][]byte{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m[filepath.Base(f)] = b
+	}
+	return m
+}
+
+// shared is compiled once: it is immutable and takes a moment.
+var shared struct {
+	once sync.Once
+	d    *Detector
+	err  error
+}
+
+func detector(t testing.TB) *Detector {
+	t.Helper()
+	p := packs(t)
+	shared.once.Do(func() { shared.d, shared.err = New(DefaultConfig(), p) })
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	return shared.d
+}
+
+var start = time.Date(2026, 3, 2, 15, 0, 0, 0, time.UTC)
+
+func message(conversation, id, sender, text string, minutes int) *pipeline.Message {
+	return &pipeline.Message{
+		ID: id, ConversationID: conversation, SentAt: start.Add(time.Duration(minutes) * time.Minute),
+		Sender: pipeline.Party{ID: sender}, Text: pipeline.NewText(text),
+	}
+}
+
+// say judges texts of one sender, a minute apart.
+func say(t testing.TB, r *replay, texts ...string) []pipeline.Answer {
+	t.Helper()
+	var out []pipeline.Answer
+	for i, text := range texts {
+		out = append(out, r.judge(t, message("c", fmt.Sprint("m", i), "a", text, i)))
+	}
+	return out
+}
+
+func TestNothingIsKeptWhereNothingWasFound(t *testing.T) {
+	for _, a := range say(t, newReplay(detector(t)), "hello", "did you see the game?", "") {
+		if a.State != nil || a.Risk != 0 || len(a.Findings) != 0 {
+			t.Errorf("got %d bytes of state, risk %v, %d findings", len(a.State), a.Risk, len(a.Findings))
+		}
+	}
+}
+
+func TestNoSingleCueAlerts(t *testing.T) {
+	d := detector(t)
+	worst := 100
+	young, old, no := 12, 60, false
+	for l := range labels {
+		var m pipeline.Message
+		m.SentAt = start
+		m.Sender = pipeline.Party{
+			Age: &old, Connected: &no, AccountCreatedAt: &start,
+			Behaviour: &pipeline.Behaviour{MinorsContacted: &worst, StrangersContacted: &worst, BlockedBy: &worst, ReportedBy: &worst},
+		}
+		m.Recipients = []pipeline.Party{{Age: &young}}
+		var s state
+		e := event{at: start.Unix(), prior: prior(&m)}
+		e.weights[l] = maxWeight
+		step(&s, &e, &d.model)
+		if r := d.model.conversation(&s, start.Unix()); r >= d.model.bands[0] {
+			t.Errorf("a single cue for %v has risk %v", l, r)
+		}
+	}
+}
+
+func TestAccountDataAreNeverTheSoleReason(t *testing.T) {
+	d := detector(t)
+	worst, young, old, no := 1000, 10, 60, false
+	r := newReplay(d)
+	for i := range 20 {
+		m := message("c", fmt.Sprint(i), "a", "hello again", i)
+		m.Sender.Age, m.Sender.Connected = &old, &no
+		m.Sender.Behaviour = &pipeline.Behaviour{MinorsContacted: &worst, BlockedBy: &worst, ReportedBy: &worst}
+		m.Recipients = []pipeline.Party{{ID: "b", Age: &young}}
+		if a := r.judge(t, m); a.Risk != 0 || a.State != nil {
+			t.Fatalf("risk %v without a word", a.Risk)
+		}
+	}
+}
+
+func TestPriorIsMonotoneBoundedAndNeutralWhereAbsent(t *testing.T) {
+	if p := prior(message("c", "m", "a", "", 0)); p != 0 {
+		t.Errorf("without account data the prior is %v", p)
+	}
+	young := 12
+	last := math.Inf(-1)
+	for age := 12; age < 130; age++ {
+		m := message("c", "m", "a", "", 0)
+		m.Sender.Age, m.Recipients = &age, []pipeline.Party{{Age: &young}}
+		p := prior(m)
+		if p < last || math.Abs(p) > maxPrior {
+			t.Errorf("age %d: %v after %v", age, p, last)
+		}
+		last = p
+	}
+	for name, set := range map[string]func(*pipeline.Behaviour, *int){
+		"minors":    func(b *pipeline.Behaviour, n *int) { b.MinorsContacted = n },
+		"strangers": func(b *pipeline.Behaviour, n *int) { b.StrangersContacted = n },
+		"blocked":   func(b *pipeline.Behaviour, n *int) { b.BlockedBy = n },
+		"reported":  func(b *pipeline.Behaviour, n *int) { b.ReportedBy = n },
+	} {
+		last := 0.
+		for n := range 200 {
+			m := message("c", "m", "a", "", 0)
+			m.Sender.Behaviour = &pipeline.Behaviour{}
+			set(m.Sender.Behaviour, &n)
+			if p := prior(m); p < last || p > maxPrior {
+				t.Errorf("%s %d: %v after %v", name, n, p, last)
+			} else {
+				last = p
+			}
+		}
+	}
+}
+
+var developing = []string{
+	"how old are you?", "nice weather", "are you home alone right now?", "dont tell your parents", "ok",
+	"you are so mature for your age", "add me on telegram", "send me a selfie", "i can pick you up after school",
+}
+
+func TestAnAlertComesOncePerBandWithEarlierEvidence(t *testing.T) {
+	r := newReplay(detector(t))
+	band := uint8(0)
+	count := 0
+	for i, a := range say(t, r, developing...) {
+		var drive []pipeline.Finding
+		earlier := 0
+		for _, f := range a.Findings {
+			if !f.Supports {
+				drive = append(drive, f)
+			}
+			if f.MessageID != "" {
+				earlier++
+				if n := len(f.Context); n == 0 || n > pipeline.RecentMessages+1 || !slices.IsSorted(f.Context) {
+					t.Errorf("context %v", f.Context)
+				}
+				var at int
+				if _, err := fmt.Sscanf(f.MessageID, "m%d", &at); err != nil || f.Context[len(f.Context)-1] != int64(at) {
+					t.Errorf("context %v does not end at the offset of %s", f.Context, f.MessageID)
+				}
+				if len(f.Context) != min(at, pipeline.RecentMessages)+1 {
+					t.Errorf("%s has context %v", f.MessageID, f.Context)
+				}
+				text := developing[at]
+				if s := f.Spans[0]; s.Start < 0 || s.End > len(text) || s.Start >= s.End {
+					t.Errorf("span %v of %q", s, text)
+				}
+			}
+			if f.Score < 0 || f.Score > 1 || f.Category != Name {
+				t.Errorf("finding %+v", f)
+			}
+		}
+		now := r.d.model.band(a.Risk)
+		switch {
+		case now > band && (len(drive) != 1 || drive[0].Label != "" || drive[0].Score != a.Risk || earlier < 2 || earlier > maxSupports):
+			t.Errorf("message %d: band rises to %d with %d driving and %d earlier findings", i, now, len(drive), earlier)
+		case now <= band && len(drive) != 0:
+			t.Errorf("message %d: alerted again in the same band", i)
+		}
+		band = max(band, now)
+		count += len(drive)
+	}
+	if count != bands {
+		t.Errorf("%d alerts, want one a band", count)
+	}
+}
+
+func TestARepeatedMessageCountsOnce(t *testing.T) {
+	d := detector(t)
+	once, twice := newReplay(d), newReplay(d)
+	for i, text := range developing {
+		m := message("c", fmt.Sprint(i), "a", text, i)
+		first := once.judge(t, m)
+		twice.judge(t, m)
+		again := twice.judge(t, m)
+		if again.State != nil || alerts(again) || again.Risk != first.Risk {
+			t.Errorf("message %d said twice: state %d bytes, alert %v, risk %v and %v", i, len(again.State), alerts(again), again.Risk, first.Risk)
+		}
+	}
+	// Offsets differ, so compare what the evidence amounts to.
+	var a, b state
+	a.decode(once.states["c"])
+	b.decode(twice.states["c"])
+	if diff := cmp.Diff(a.directions, b.directions, cmp.AllowUnexported(direction{}, tally{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestEvidenceIsNotCountedTwiceAlsoWhereTheRepeatIsNotMarked(t *testing.T) {
+	r := newReplay(detector(t))
+	m := message("c", "m", "a", "dont tell your parents", 0)
+	a := r.judge(t, m)
+	clear(r.seen)
+	if b := r.judge(t, m); b.State != nil || b.Risk != a.Risk {
+		t.Errorf("risk %v, then %v", a.Risk, b.Risk)
+	}
+}
+
+func TestConversationsDoNotTouchEachOther(t *testing.T) {
+	d := detector(t)
+	_, messages := conversations(t)
+	alone := map[string][]float64{}
+	r := newReplay(d)
+	for _, m := range messages {
+		alone[m.ConversationID] = append(alone[m.ConversationID], r.judge(t, m).Risk)
+	}
+	directions := func(r *replay, c string) []direction {
+		var s state
+		s.decode(r.states[c])
+		return s.directions
+	}
+	for seed := range uint64(5) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		queues := map[string][]*pipeline.Message{}
+		var ids []string
+		for _, m := range messages {
+			if queues[m.ConversationID] == nil {
+				ids = append(ids, m.ConversationID)
+			}
+			queues[m.ConversationID] = append(queues[m.ConversationID], m)
+		}
+		mixed := newReplay(d)
+		got := map[string][]float64{}
+		for len(ids) > 0 {
+			i := rng.IntN(len(ids))
+			c := ids[i]
+			got[c] = append(got[c], mixed.judge(t, queues[c][0]).Risk)
+			if queues[c] = queues[c][1:]; len(queues[c]) == 0 {
+				ids = slices.Delete(ids, i, i+1)
+			}
+		}
+		if diff := cmp.Diff(alone, got); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+		for c := range alone {
+			if diff := cmp.Diff(directions(r, c), directions(mixed, c), cmp.AllowUnexported(direction{}, tally{})); diff != "" {
+				t.Fatalf("seed %d, %s: %s", seed, c, diff)
+			}
+		}
+	}
+}
+
+func TestSendersAreJudgedApart(t *testing.T) {
+	d := detector(t)
+	one, two := newReplay(d), newReplay(d)
+	var a, b float64
+	for i, text := range developing {
+		a = max(a, one.judge(t, message("c", fmt.Sprint(i), "a", text, i)).Risk)
+		b = max(b, two.judge(t, message("c", fmt.Sprint(i), fmt.Sprint("s", i%3), text, i)).Risk)
+	}
+	if a <= b {
+		t.Errorf("risk %v of one sender, %v where three share it", a, b)
+	}
+}
+
+func TestEvidenceFades(t *testing.T) {
+	d := detector(t)
+	r := newReplay(d)
+	answers := say(t, r, developing...)
+	before := answers[len(answers)-1].Risk
+	later := r.judge(t, message("c", "later", "b", "hello", 60*24*90))
+	if later.Risk >= before/2 {
+		t.Errorf("risk %v, and %v three months later", before, later.Risk)
+	}
+}
+
+func TestImpossibleTimesNeitherAgeNorFreezeTheEvidence(t *testing.T) {
+	d := detector(t)
+	plain, odd := newReplay(d), newReplay(d)
+	years := []int{1, 9999, 1969, 2101}
+	var a, b pipeline.Answer
+	for i, text := range developing {
+		a = plain.judge(t, message("c", fmt.Sprint(i), "a", text, 0))
+		m := message("c", fmt.Sprint(i), "a", text, 0)
+		if i%2 == 1 {
+			m.SentAt = time.Date(years[i/2%4], 12, 31, 23, 59, 59, 0, time.UTC)
+		}
+		b = odd.judge(t, m)
+	}
+	if a.Risk != b.Risk {
+		t.Errorf("risk %v, with impossible times %v", a.Risk, b.Risk)
+	}
+	if later := odd.judge(t, message("c", "x", "b", "hello", 60*24*90)); later.Risk >= b.Risk {
+		t.Errorf("evidence no longer fades: %v, %v", b.Risk, later.Risk)
+	}
+}
+
+func TestStateStaysSmall(t *testing.T) {
+	r := newReplay(detector(t))
+	r.offset = 1 << 33
+	for i := range 200 {
+		id := fmt.Sprintf("%036d", i)
+		r.judge(t, message("c", id, "a", developing[i%len(developing)], i))
+	}
+	if n := len(r.states["c"]); n > 512 {
+		t.Errorf("%d bytes of state for ids of 36 bytes", n)
+	}
+}
+
+func TestStateHoldsNoText(t *testing.T) {
+	r := newReplay(detector(t))
+	say(t, r, developing...)
+	for _, text := range developing {
+		for word := range strings.FieldsSeq(text) {
+			if len(word) > 3 && strings.Contains(string(r.states["c"]), word) {
+				t.Errorf("the state holds a word of the message")
+			}
+		}
+	}
+}
+
+func TestReasonsQuoteNothing(t *testing.T) {
+	r := newReplay(detector(t))
+	for _, a := range say(t, r, "my dog is called zanzibar, dont tell your parents zanzibar", "are you home alone zanzibar", "you are so mature for your age zanzibar") {
+		for _, f := range a.Findings {
+			if strings.Contains(f.Reason, "zanzibar") || strings.Contains(f.Reason, "tell") {
+				t.Errorf("reason quotes the message: %s", f.Reason)
+			}
+		}
+	}
+}
+
+func TestEvidenceOfAnotherPartitionHasNoContext(t *testing.T) {
+	d := detector(t)
+	r := newReplay(d)
+	say(t, r, "dont tell your parents", "how old are you")
+	it := &pipeline.Item{Message: message("c", "x", "a", "are you home alone? send me a selfie", 9), Position: pipeline.Position{Partition: 3, Offset: 7}}
+	it.SetState(Name, r.states["c"])
+	a, err := d.Detect(t.Context(), it)
+	if err != nil || !alerts(a) {
+		t.Fatalf("no alert: %v", err)
+	}
+	for _, f := range a.Findings {
+		if len(f.Context) != 0 {
+			t.Errorf("context %v lies in another partition", f.Context)
+		}
+	}
+}
+
+func TestSpansPointAtTheOriginal(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"plain":       {"ok. DON'T tell your mom!", "DON'T tell your mom"},
+		"cyrillic":    {"ok dоn't tеll yоur mоm pls", "dоn't tеll yоur mоm"},
+		"zero width":  {"x d\u200bon't te\u200bll your m\u200bom x", "d\u200bon't te\u200bll your m\u200bom"},
+		"math bold":   {"x 𝐝𝐨𝐧𝐭 𝐭𝐞𝐥𝐥 𝐲𝐨𝐮𝐫 𝐦𝐨𝐦 x", "𝐝𝐨𝐧𝐭 𝐭𝐞𝐥𝐥 𝐲𝐨𝐮𝐫 𝐦𝐨𝐦"},
+		"full width":  {"ｄｏｎｔ　ｔｅｌｌ　ｙｏｕｒ　ｍｏｍ", "ｄｏｎｔ　ｔｅｌｌ　ｙｏｕｒ　ｍｏｍ"},
+		"marks":       {"x dön̈t téll yóur móm x", "dön̈t téll yóur móm"},
+		"leet":        {"x d0nt t3ll y0ur m0m x", "d0nt t3ll y0ur m0m"},
+		"spaced":      {"x, d o n t  t e l l  y o u r  m o m", "d o n t  t e l l  y o u r  m o m"},
+		"dotted":      {"hm d.o.n.t t.e.l.l y.o.u.r m.o.m", "d.o.n.t t.e.l.l y.o.u.r m.o.m"},
+		"stretched":   {"hm donttt telll youuur mommm", "donttt telll youuur mommm"},
+		"small caps":  {"x ᴅᴏɴᴛ ᴛᴇʟʟ ʏᴏᴜʀ ᴍᴏᴍ x", "ᴅᴏɴᴛ ᴛᴇʟʟ ʏᴏᴜʀ ᴍᴏᴍ"},
+		"punctuation": {"dont -- tell... your, mom", "dont -- tell... your, mom"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := say(t, newReplay(detector(t)), c.text)[0]
+			for _, f := range a.Findings {
+				if f.Label == "secrecy" {
+					if got := c.text[f.Spans[0].Start:f.Spans[0].End]; got != c.want {
+						t.Errorf("span %q, want %q", got, c.want)
+					}
+					return
+				}
+			}
+			t.Errorf("not found: %v", a.Findings)
+		})
+	}
+}
+
+func TestAllowCuesLowerAndAreNotPartOfCues(t *testing.T) {
+	score := func(text string) float64 {
+		for _, f := range say(t, newReplay(detector(t)), text)[0].Findings {
+			if f.Label == "secrecy" {
+				return f.Score
+			}
+		}
+		return 0
+	}
+	if score("dont tell your mom") == 0 {
+		t.Error("part of the cue was taken for advice to tell")
+	}
+	for _, text := range []string{
+		"he said dont tell your mom, what should i do", "if someone says dont tell your parents, tell a trusted adult",
+		"dont tell your sister, its a surprise party",
+	} {
+		if s := score(text); s > 0.2 {
+			t.Errorf("%q has score %v", text, s)
+		}
+	}
+}
+
+func TestVersionNamesPacksAndSettings(t *testing.T) {
+	p := packs(t)
+	cfg := DefaultConfig()
+	a := digest(cfg, p)
+	cfg.High = 0.95
+	if digest(cfg, p) == a {
+		t.Error("settings are not in the version")
+	}
+	p["grooming-en.yaml"] = append(p["grooming-en.yaml"], ' ')
+	if digest(DefaultConfig(), p) == a {
+		t.Error("packs are not in the version")
+	}
+	if got := detector(t).Version(); got != a {
+		t.Errorf("version %s, then %s", got, a)
+	}
+}
+
+func TestBadSettingsAreRefused(t *testing.T) {
+	for _, cfg := range []Config{{}, {Review: 0.9, High: 0.7, HalfLife: time.Hour}, {Review: 0.7, High: 1, HalfLife: time.Hour}, {Review: math.NaN(), High: 0.9, HalfLife: time.Hour}, {Review: 0.7, High: 0.9}} {
+		if _, err := New(cfg, packs(t)); err == nil {
+			t.Errorf("%+v was taken", cfg)
+		}
+	}
+	if _, err := New(DefaultConfig(), nil); err == nil {
+		t.Error("no packs were taken")
+	}
+}
+
+func BenchmarkDetectBenign(b *testing.B) {
+	d := detector(b)
+	it := &pipeline.Item{Message: message("c", "m", "a", "yeah I think we should just leave at seven, the bus is too late", 0)}
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _ = d.Detect(b.Context(), it)
+	}
+}
+
+func BenchmarkDetectCueWithState(b *testing.B) {
+	d := detector(b)
+	r := newReplay(d)
+	say(b, r, developing...)
+	it := &pipeline.Item{Message: message("c", "new", "a", "are you alone right now? dont tell your mom about me pls", 20)}
+	it.SetState(Name, r.states["c"])
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _ = d.Detect(b.Context(), it)
+	}
+}
+
+func BenchmarkFold(b *testing.B) {
+	var v view
+	b.ReportAllocs()
+	for b.Loop() {
+		v.fold("yeah I think we should just leave at seven, the bus is too late")
+	}
+}
+
+func BenchmarkStateDecodeEncode(b *testing.B) {
+	r := newReplay(detector(b))
+	say(b, r, developing...)
+	data := r.states["c"]
+	var s state
+	var out []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		s.decode(data)
+		out = s.append(out[:0])
+	}
+}
+
+func BenchmarkWorstCases(b *testing.B) {
+	d := detector(b)
+	n := pipeline.MaxTextLength
+	for name, text := range map[string]string{
+		"letters": strings.Repeat("the quick brown fox ", n/20), "emoji": strings.Repeat("🙂", n), "marks": strings.Repeat("\u0301", n),
+		"ligatures": strings.Repeat("\ufdfa", n), "cues": strings.Repeat("dont tell your mom ", n/19), "spaced": strings.Repeat("d o n t ", n/8),
+		"rtl": strings.Repeat("שלום ", n/5), "math": strings.Repeat("𝐝", n), "leet": strings.Repeat("d0nt t3ll y0ur m0m ", n/19),
+	} {
+		b.Run(name, func(b *testing.B) {
+			it := &pipeline.Item{Message: message("c", "m", "a", text, 0)}
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = d.Detect(b.Context(), it)
+			}
+		})
+	}
+}

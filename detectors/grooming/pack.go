@@ -1,0 +1,474 @@
+package grooming
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// pack is the file format of a rule pack: the wordings of one language.
+type pack struct {
+	Version  int         `yaml:"version"`
+	Language string      `yaml:"language"`
+	Rules    []packRule  `yaml:"rules"`
+	Allow    []packAllow `yaml:"allow"`
+}
+
+// packRule says that each of the phrases is a cue for a label, and how strong.
+type packRule struct {
+	Label   label    `yaml:"label"`
+	Weight  float64  `yaml:"weight"`
+	Phrases []phrase `yaml:"phrases"`
+}
+
+// packAllow says that cues mean less in a message that holds one of the phrases.
+type packAllow struct {
+	Name    string   `yaml:"name"`
+	Factor  float64  `yaml:"factor"`
+	Labels  []label  `yaml:"labels"` // empty: all
+	Phrases []phrase `yaml:"phrases"`
+}
+
+// phrase is a pattern and the line it stands in.
+type phrase struct {
+	text string
+	line int
+}
+
+// UnmarshalYAML keeps the line for later complaints.
+func (p *phrase) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode || strings.TrimSpace(n.Value) == "" {
+		return fmt.Errorf("line %d: a phrase is a text that is not empty", n.Line)
+	}
+	p.text, p.line = n.Value, n.Line
+	return nil
+}
+
+const (
+	maxPackBytes   = 1 << 20
+	maxWeight      = 3
+	maxExpansions  = 4096    // of one group of a phrase
+	maxVariants    = 200     // of one run of words, before it is cut in two
+	maxPatterns    = 200_000 // of all packs
+	maxPhraseWords = 16      // of one segment
+	maxGap         = 3       // words that a * may stand for
+	minSquashed    = 10      // letters of a phrase that is looked for without word boundaries
+	minDisguise    = 0.9     // weight from which a phrase is looked for in disguise
+	maxDisguised   = 600     // wordings of a phrase that are looked for in disguise; phrases with more are not
+)
+
+// lexicon is all packs, ready to be looked for.
+type lexicon struct {
+	rules    []rule
+	words    *automaton // over the folded text; outputs index parts
+	parts    []part
+	slots    int        // of parts that continue after a gap
+	squashed *automaton // over the squashed text; outputs are rule<<8 | length
+}
+
+// rule is one entry of a pack.
+type rule struct {
+	id     string  // "en/secrecy/2", for reasons
+	label  label   // of a cue
+	weight float32 // of a cue
+	allow  bool
+	factor [labels]float32 // of an allow-cue: 1 where it says nothing
+}
+
+// part is one run of words of a phrase: all of it, or what lies between gaps.
+type part struct {
+	rule        uint32
+	words       int32
+	gap         int32 // words that may lie before it
+	slot        int32 // of this part in the scratch; the part before has slot-1
+	first, last bool
+}
+
+// loadPacks compiles packs, by name, and reports every fault with pack and line.
+func loadPacks(packs map[string][]byte) (*lexicon, error) {
+	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}}
+	for _, name := range slices.Sorted(maps.Keys(packs)) {
+		c.pack(name, packs[name])
+	}
+	if len(c.errs) > 0 {
+		return nil, errors.Join(c.errs...)
+	}
+	var err error
+	if c.lex.words, err = newAutomaton(c.patterns, c.values, wordByte); err != nil {
+		return nil, err
+	}
+	if c.lex.squashed, err = newAutomaton(c.squashed, c.squashedValues, func(b byte) byte { return b }); err != nil {
+		return nil, err
+	}
+	return c.lex, nil
+}
+
+type compiler struct {
+	lex                    *lexicon
+	errs                   []error
+	patterns, squashed     []string
+	values, squashedValues []uint32
+	known                  map[string]uint32 // pattern of a whole phrase → rule
+	squashedKnown          map[string]uint32
+	folded, squashedView   view
+	name                   string
+}
+
+func (c *compiler) fail(line int, format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf("%s: line %d: %w", c.name, line, fmt.Errorf(format, args...)))
+}
+
+func (c *compiler) pack(name string, data []byte) {
+	c.name = name
+	if len(data) > maxPackBytes {
+		c.errs = append(c.errs, fmt.Errorf("%s: larger than %d bytes", name, maxPackBytes))
+		return
+	}
+	var p pack
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	if err := d.Decode(&p); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = errors.New("line 1: empty")
+		}
+		c.errs = append(c.errs, fmt.Errorf("%s: %w", name, err))
+		return
+	}
+	if err := d.Decode(new(pack)); !errors.Is(err, io.EOF) {
+		c.errs = append(c.errs, fmt.Errorf("%s: more than one document", name))
+	}
+	if p.Version != 1 {
+		c.fail(1, "version is %d, this program reads 1", p.Version)
+	}
+	if p.Language == "" {
+		c.fail(1, "missing language")
+	}
+	var nth [labels]int
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		nth[r.Label]++
+		id := fmt.Sprintf("%s/%s/%d", p.Language, r.Label, nth[r.Label])
+		if len(r.Phrases) == 0 {
+			c.fail(1, "rule %s has no phrases", id)
+			continue
+		}
+		if !(r.Weight > 0 && r.Weight <= maxWeight) {
+			c.fail(r.Phrases[0].line, "weight of rule %s is not above 0 and at most %d", id, maxWeight)
+		}
+		c.phrases(rule{id: id, label: r.Label, weight: float32(r.Weight)}, r.Phrases)
+	}
+	for i := range p.Allow {
+		a := &p.Allow[i]
+		r := rule{id: p.Language + "/" + a.Name, allow: true}
+		if a.Name == "" || len(a.Phrases) == 0 {
+			c.fail(1, "allow entry %d needs a name and phrases", i+1)
+			continue
+		}
+		if !(a.Factor >= 0 && a.Factor < 1) {
+			c.fail(a.Phrases[0].line, "factor of %s is not at least 0 and below 1", r.id)
+		}
+		for l := range labels {
+			r.factor[l] = 1
+			if len(a.Labels) == 0 || slices.Contains(a.Labels, l) {
+				r.factor[l] = float32(a.Factor)
+			}
+		}
+		c.phrases(r, a.Phrases)
+	}
+}
+
+// phrases adds a rule with its phrases. Of two rules that say the same the first counts.
+func (c *compiler) phrases(r rule, phrases []phrase) {
+	at := uint32(len(c.lex.rules))
+	c.lex.rules = append(c.lex.rules, r)
+	for _, p := range phrases {
+		if err := c.phrase(at, p.text); err != nil {
+			c.fail(p.line, "%w", err)
+		}
+	}
+}
+
+func (c *compiler) phrase(at uint32, text string) error {
+	type segment struct {
+		variants []string
+		gap      int32
+	}
+	var segments []segment
+	for i, s := range strings.Split(text, "*") {
+		pieces, err := split(s)
+		if err != nil {
+			return err
+		}
+		for j, variants := range pieces {
+			seg := segment{variants: variants}
+			if i > 0 && j == 0 {
+				seg.gap = maxGap
+			}
+			segments = append(segments, seg)
+		}
+	}
+	single := len(segments) == 1
+	if r := &c.lex.rules[at]; !r.allow && r.weight >= minDisguise && !strings.Contains(text, "*") {
+		all := make([][]string, len(segments))
+		for i, s := range segments {
+			all[i] = s.variants
+		}
+		if product(all) <= maxDisguised {
+			for _, v := range join(all) {
+				c.disguise(at, v)
+			}
+		}
+	}
+	for i, s := range segments {
+		parts := map[int32]uint32{}
+		for _, v := range s.variants {
+			pattern, words := c.pattern(v)
+			switch {
+			case words == 0:
+				return errors.New("a phrase, an alternative of it or what stands beside a * has no letters")
+			case words > maxPhraseWords:
+				return fmt.Errorf("more than %d words in a row", maxPhraseWords)
+			case len(c.patterns) >= maxPatterns:
+				return fmt.Errorf("more than %d wordings in all", maxPatterns)
+			}
+			if single {
+				if _, ok := c.known[pattern]; ok {
+					continue
+				}
+				c.known[pattern] = at
+			}
+			id, ok := parts[words]
+			if !ok {
+				id = uint32(len(c.lex.parts))
+				parts[words] = id
+				c.lex.parts = append(c.lex.parts, part{
+					rule: at, words: words, gap: s.gap, slot: int32(c.lex.slots + i), first: i == 0, last: i == len(segments)-1,
+				})
+			}
+			c.patterns, c.values = append(c.patterns, pattern), append(c.values, id)
+		}
+	}
+	if !single {
+		c.lex.slots += len(segments)
+	}
+	return nil
+}
+
+// disguise adds the squashed form of a variant.
+func (c *compiler) disguise(at uint32, variant string) {
+	c.folded.fold(variant)
+	c.squashedView.squash(&c.folded)
+	s := string(c.squashedView.b)
+	if _, ok := c.squashedKnown[s]; ok || len(s) < minSquashed || len(s) > 255 {
+		return
+	}
+	c.squashedKnown[s] = at
+	c.squashed, c.squashedValues = append(c.squashed, s), append(c.squashedValues, at<<8|uint32(len(s)))
+}
+
+// pattern returns what the word automaton reads where a variant is written, and
+// how many words it has.
+func (c *compiler) pattern(variant string) (string, int32) {
+	c.folded.fold(variant)
+	b := []byte{' '}
+	words := int32(0)
+	for _, x := range c.folded.b {
+		if x = wordByte(x); x == ' ' && b[len(b)-1] == ' ' {
+			continue
+		}
+		if b[len(b)-1] == ' ' {
+			words++
+		}
+		b = append(b, x)
+	}
+	if b[len(b)-1] != ' ' {
+		b = append(b, ' ')
+	}
+	return string(b), words
+}
+
+// wordByte maps what separates words to a space.
+func wordByte(b byte) byte {
+	if b >= 'a' && b <= 'z' || b >= '0' && b <= '9' || b >= 0x80 {
+		return b
+	}
+	return ' '
+}
+
+// split expands a run of words into everything that it may stand for. A run
+// with very many variants is cut into several, each of which follows the one
+// before it: that costs their sum and not their product.
+func split(run string) ([][]string, error) {
+	var items [][]string
+	depth := 0
+	for _, word := range strings.FieldsFunc(run, func(r rune) bool {
+		switch r {
+		case '(', '[':
+			depth++
+		case ')', ']':
+			depth--
+		}
+		return r == ' ' && depth <= 0
+	}) {
+		v, err := expand(word)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, v)
+	}
+	if len(items) == 0 {
+		return nil, errors.New("a phrase, or what stands beside a *, is empty")
+	}
+	return cut(items)
+}
+
+func cut(items [][]string) ([][]string, error) {
+	whole := product(items)
+	at, least := 0, whole
+	if whole > maxVariants {
+		for i := 1; i < len(items); i++ {
+			if !mayBeEmpty(items[:i]) && !mayBeEmpty(items[i:i+1]) {
+				if sum := product(items[:i]) + product(items[i:]); sum < least {
+					at, least = i, sum
+				}
+			}
+		}
+	}
+	if at == 0 {
+		if whole > maxExpansions {
+			return nil, errTooMany
+		}
+		return [][]string{join(items)}, nil
+	}
+	left, err := cut(items[:at])
+	if err != nil {
+		return nil, err
+	}
+	right, err := cut(items[at:])
+	return append(left, right...), err
+}
+
+// join returns every way to say items one after the other.
+func join(items [][]string) []string {
+	out := []string{""}
+	for _, item := range items {
+		longer := make([]string, 0, len(out)*len(item))
+		for _, o := range out {
+			for _, v := range item {
+				longer = append(longer, o+" "+v)
+			}
+		}
+		out = longer
+	}
+	return out
+}
+
+func product(items [][]string) int {
+	n := 1
+	for _, i := range items {
+		n = min(n*len(i), 1<<30)
+	}
+	return n
+}
+
+// mayBeEmpty reports whether all items may be left out.
+func mayBeEmpty(items [][]string) bool {
+	for _, i := range items {
+		if !slices.Contains(i, "") {
+			return false
+		}
+	}
+	return true
+}
+
+// expand returns everything that a pattern may stand for: (a|b) is one of both,
+// [a|b] one of both or nothing. Groups nest and may be part of a word.
+func expand(pattern string) ([]string, error) {
+	e := expander{rest: pattern}
+	out, err := e.sequence(0)
+	if err == nil && e.rest != "" {
+		err = fmt.Errorf("%q closes nothing", e.rest[:1])
+	}
+	return out, err
+}
+
+type expander struct{ rest string }
+
+var errTooMany = fmt.Errorf("a phrase stands for more than %d wordings: split it", maxExpansions)
+
+func (e *expander) sequence(depth int) ([]string, error) {
+	if depth > 8 {
+		return nil, errors.New("groups are nested more than 8 deep")
+	}
+	out := []string{""}
+	for e.rest != "" {
+		n := strings.IndexAny(e.rest, "()[]|")
+		if n != 0 {
+			if n < 0 {
+				n = len(e.rest)
+			}
+			for i := range out {
+				out[i] += e.rest[:n]
+			}
+			e.rest = e.rest[n:]
+			continue
+		}
+		open := e.rest[0]
+		if open != '(' && open != '[' {
+			if depth == 0 && open == '|' {
+				return nil, errors.New("| stands outside of a group")
+			}
+			return out, nil
+		}
+		e.rest = e.rest[1:]
+		group, err := e.group(open, depth)
+		if err != nil {
+			return nil, err
+		}
+		if len(out)*len(group) > maxExpansions {
+			return nil, errTooMany
+		}
+		product := make([]string, 0, len(out)*len(group))
+		for _, o := range out {
+			for _, g := range group {
+				product = append(product, o+g)
+			}
+		}
+		out = product
+	}
+	return out, nil
+}
+
+func (e *expander) group(open byte, depth int) ([]string, error) {
+	var out []string
+	if open == '[' {
+		out = append(out, "")
+	}
+	for {
+		alternatives, err := e.sequence(depth + 1)
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, alternatives...); len(out) > maxExpansions {
+			return nil, errTooMany
+		}
+		if e.rest == "" {
+			return nil, fmt.Errorf("%q is not closed", open)
+		}
+		end := e.rest[0]
+		e.rest = e.rest[1:]
+		switch {
+		case end == '|':
+		case open == '(' && end == ')', open == '[' && end == ']':
+			return out, nil
+		default:
+			return nil, fmt.Errorf("%q is closed by %q", open, end)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package grooming
+
+import (
+	"math"
+	"time"
+
+	"github.com/dmguard/dmguard/pipeline"
+)
+
+// model turns evidence into a risk. Its constants were set by hand, against
+// made-up conversations and everyday chat: the risk orders conversations and is
+// shaped like a probability, but no field data stand behind it.
+type model struct {
+	halfLife float64 // seconds
+	bands    [bands]float64
+}
+
+// bands is how many thresholds there are.
+const bands = 2
+
+const (
+	bias       = -3.8
+	repetition = 0.35 // of what a label has gathered beyond its strongest cue
+	maxLabel   = 4.0  // log-odds that one label gives at most
+	coverage   = 0.5  // log-odds for each label after the first
+	present    = 0.4  // log-odds from which a label counts as covered
+	maxPrior   = 1.5  // log-odds that account data give at most
+	telling    = 1.3  // evidence of what strangers and classmates do not ask, without which
+	everyday   = 3.6  // is all that the rest gives together
+)
+
+// tellings says how much of the evidence for a label counts towards telling:
+// everybody who gets to know someone asks for age, school, number and a meeting.
+var tellings = [labels]float64{
+	supervisionProbe: 1, secrecy: 1, isolation: 1, maturityFlattery: 1,
+	gift: 0.5, imageRequest: 0.5, pressure: 0.5,
+}
+
+// decay returns what is left at to of evidence from from, seconds since 1970.
+func (m *model) decay(from, to int64) float64 {
+	if to <= from || from == 0 {
+		return 1
+	}
+	return math.Exp2(-float64(to-from) / m.halfLife)
+}
+
+// risk returns the risk of one sender at a time.
+func (m *model) risk(d *direction, at int64) float64 {
+	return m.without(d, at, labels)
+}
+
+// without returns the risk as it would be without one label, labels for none.
+func (m *model) without(d *direction, at int64, out label) float64 {
+	left := 1.
+	if at = plausible(at); at > d.at {
+		left = m.decay(d.at, at)
+	}
+	sum, told, covered, repeated := 0., 0., 0, false
+	for l := range d.labels {
+		t := &d.labels[l]
+		if t.max == 0 || label(l) == out {
+			continue
+		}
+		strongest, all := float64(t.max)*weightUnit*left, float64(t.sum)*weightUnit*left
+		e := min(maxLabel, strongest+repetition*max(0, all-strongest))
+		sum += e
+		told += e * tellings[l]
+		if e >= present {
+			covered++
+		}
+		repeated = repeated || t.count >= 2
+	}
+	if sum == 0 {
+		return 0
+	}
+	sum += coverage * float64(max(0, covered-1))
+	if told < telling {
+		sum = min(sum, everyday)
+	}
+	logit := bias + sum + float64(d.prior)*priorUnit
+	risk := 1 / (1 + math.Exp(-logit))
+	if covered < 2 && !repeated {
+		// However strong, one cue is not a conversation.
+		risk = min(risk, m.bands[0]*0.9)
+	}
+	return risk
+}
+
+// conversation returns the greatest risk of any sender.
+func (m *model) conversation(s *state, at int64) float64 {
+	risk := 0.
+	for i := range s.directions {
+		risk = max(risk, m.risk(&s.directions[i], at))
+	}
+	return risk
+}
+
+// band returns how many thresholds the risk reaches.
+func (m *model) band(risk float64) uint8 {
+	n := uint8(0)
+	for _, t := range m.bands {
+		if risk >= t {
+			n++
+		}
+	}
+	return n
+}
+
+// prior returns what account data add to the log-odds that the text gives. Each
+// fact is monotone, none is needed, and all of them together are less than one
+// strong cue: they never raise an alert by themselves.
+func prior(m *pipeline.Message) float64 {
+	p := agePrior(m)
+	s := &m.Sender
+	if c := s.Connected; c != nil {
+		if *c {
+			p -= 0.3
+		} else {
+			p += 0.3
+		}
+	}
+	if c := s.AccountCreatedAt; c != nil {
+		switch age := m.SentAt.Sub(*c); {
+		case age < 7*24*time.Hour:
+			p += 0.4
+		case age < 30*24*time.Hour:
+			p += 0.2
+		}
+	}
+	if b := s.Behaviour; b != nil {
+		p += counted(b.MinorsContacted, 0.15, 0.6)
+		p += counted(b.StrangersContacted, 0.05, 0.3)
+		p += counted(b.BlockedBy, 0.25, 0.6)
+		p += counted(b.ReportedBy, 0.4, 0.9)
+	}
+	return max(-maxPrior, min(maxPrior, p))
+}
+
+// agePrior compares the sender with the youngest recipient of known age.
+func agePrior(m *pipeline.Message) float64 {
+	youngest := pipeline.MaxAge + 1
+	for i := range m.Recipients {
+		if a := m.Recipients[i].Age; a != nil {
+			youngest = min(youngest, *a)
+		}
+	}
+	if youngest > pipeline.MaxAge {
+		return 0
+	}
+	if m.Sender.Age == nil {
+		return 0
+	}
+	gap := *m.Sender.Age - youngest
+	switch {
+	case youngest >= 18:
+		return -1 // ages may be claimed: this lowers, it does not exempt
+	case gap <= 2:
+		return -1
+	case gap <= 4:
+		return 0
+	default:
+		return min(1, 0.1*float64(gap))
+	}
+}
+
+// counted grows with the logarithm of a count.
+func counted(n *int, each, limit float64) float64 {
+	if n == nil {
+		return 0
+	}
+	return min(limit, each*math.Log2(1+float64(*n)))
+}

@@ -1,0 +1,372 @@
+package grooming
+
+import (
+	"encoding/binary"
+	"math"
+)
+
+// state is what is kept of one conversation. It holds labels, numbers, message
+// ids and offsets, never a text, and nothing at all (zero directions) until the
+// first cue.
+type state struct {
+	alerted    uint8 // the highest band that was alerted
+	partition  int32 // that the offsets of evidence lie in
+	directions []direction
+	evidence   []evidence
+}
+
+const (
+	maxDirections = 4 // senders followed in one conversation
+	maxEvidence   = 6 // messages kept as evidence
+	maxItems      = 3 // labels kept of one message
+	maxContext    = 6 // offsets kept of one message: five before it and its own
+)
+
+// direction is the evidence about one sender.
+type direction struct {
+	sender   uint64 // hash of the id
+	at       int64  // seconds since 1970 of the latest cue
+	prior    int8   // log-odds from account data at the latest cue, in priorUnit
+	messages uint8  // with a cue
+	labels   [labels]tally
+}
+
+// tally is the evidence for one label, decayed to direction.at.
+type tally struct {
+	max   uint16 // strongest cue, in weightUnit
+	sum   uint16 // cumulative sum of cues over drift (Page 1954), in weightUnit
+	count uint8  // messages with a cue
+}
+
+// evidence is one message and what was found in it.
+type evidence struct {
+	id        []byte // of the message
+	direction uint8  // index of its sender
+	items     [maxItems]item
+	n         uint8
+	context   [maxContext]int64 // offsets, oldest first, its own last
+	offsets   uint8
+}
+
+type item struct {
+	label label
+	score uint8 // of 255
+	span  span
+}
+
+const (
+	weightUnit = 1. / 1024
+	priorUnit  = 1. / 64
+	drift      = 0.1 // taken off a sum at every message with a cue
+	maxSum     = 8
+)
+
+// event is one message with at least one cue, as far as the state is concerned.
+type event struct {
+	id        string
+	sender    uint64
+	at        int64 // seconds since 1970
+	prior     float64
+	weights   [labels]float32
+	evidence  evidence
+	partition int32
+}
+
+// step folds one event into the state. It is pure but for that it reuses the
+// memory of s. A message that is already evidence changes nothing.
+func step(s *state, e *event, m *model) {
+	if s.partition != e.partition {
+		s.partition = e.partition
+		for i := range s.evidence {
+			s.evidence[i].offsets = 0 // they mean nothing in another partition
+		}
+	}
+	i := s.direction(e.sender, e.at, m)
+	d := &s.directions[i]
+	d.decay(e.at, m)
+	d.prior = int8(math.Round(max(-127, min(127, e.prior/priorUnit))))
+	d.messages += b2i(d.messages < math.MaxUint8)
+	for l, w := range e.weights {
+		t := &d.labels[l]
+		sum := max(0, float64(t.sum)*weightUnit-drift)
+		if w > 0 {
+			sum = min(maxSum, sum+float64(w))
+			t.max = max(t.max, uint16(math.Round(float64(w)/weightUnit)))
+			t.count += b2i(t.count < math.MaxUint8)
+		}
+		t.sum = uint16(math.Round(sum / weightUnit))
+	}
+	e.evidence.direction = uint8(i)
+	s.keep(e.evidence)
+}
+
+func b2i(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// direction returns the index of the sender, making room where there is none:
+// the sender with the least risk is forgotten.
+func (s *state) direction(sender uint64, at int64, m *model) int {
+	least, risk := 0, math.Inf(1)
+	for i := range s.directions {
+		if s.directions[i].sender == sender {
+			return i
+		}
+		if r := m.risk(&s.directions[i], at); r < risk {
+			least, risk = i, r
+		}
+	}
+	fresh := direction{sender: sender, at: plausible(at)}
+	if len(s.directions) < maxDirections {
+		s.directions = append(s.directions, fresh)
+		return len(s.directions) - 1
+	}
+	s.directions[least] = fresh
+	kept := s.evidence[:0]
+	for _, e := range s.evidence {
+		if int(e.direction) != least {
+			kept = append(kept, e)
+		}
+	}
+	s.evidence = kept
+	return least
+}
+
+// Times outside these are mistakes of a clock or of a format; they neither age
+// the evidence nor stop its ageing.
+const (
+	earliest = 946684800  // 2000-01-01
+	latest   = 4102444800 // 2100-01-01
+)
+
+// plausible returns at, or 0 for a time that says nothing.
+func plausible(at int64) int64 {
+	if at < earliest || at > latest {
+		return 0
+	}
+	return at
+}
+
+// decay ages the evidence to at. Time never goes backwards.
+func (d *direction) decay(at int64, m *model) {
+	if at = plausible(at); at <= d.at {
+		return
+	}
+	f := m.decay(d.at, at)
+	d.at = at
+	if f == 1 {
+		return
+	}
+	for i := range d.labels {
+		t := &d.labels[i]
+		t.max = uint16(math.Round(float64(t.max) * f))
+		t.sum = uint16(math.Round(float64(t.sum) * f))
+		if t.max == 0 {
+			*t = tally{}
+		}
+	}
+}
+
+// keep adds evidence, and where there is too much drops the message that adds
+// least: what it scores, counted in full only where no other message of its
+// sender scores more for the label.
+func (s *state) keep(e evidence) {
+	if len(s.evidence) < maxEvidence {
+		s.evidence = append(s.evidence, e)
+		return
+	}
+	all := [maxEvidence + 1]*evidence{maxEvidence: &e}
+	for i := range s.evidence {
+		all[i] = &s.evidence[i]
+	}
+	least, worth := 0, math.MaxInt
+	for i, c := range all {
+		sum := 0
+		for _, it := range c.items[:c.n] {
+			v := 4 * int(it.score)
+			for j, o := range all {
+				if j != i && o.direction == c.direction && o.best(it.label) >= it.score {
+					v = int(it.score)
+				}
+			}
+			sum += v
+		}
+		if sum < worth {
+			least, worth = i, sum
+		}
+	}
+	if least < maxEvidence {
+		copy(s.evidence[least:], s.evidence[least+1:])
+		s.evidence[maxEvidence-1] = e
+	}
+}
+
+// best returns the score of the evidence for a label.
+func (e *evidence) best(l label) uint8 {
+	for _, it := range e.items[:e.n] {
+		if it.label == l {
+			return it.score
+		}
+	}
+	return 0
+}
+
+// holds reports whether the message is evidence already.
+func (s *state) holds(id string) bool {
+	for i := range s.evidence {
+		if string(s.evidence[i].id) == id {
+			return true
+		}
+	}
+	return false
+}
+
+const stateFormat = 1
+
+// append encodes the state behind b.
+func (s *state) append(b []byte) []byte {
+	b = append(b, stateFormat, s.alerted)
+	b = binary.AppendUvarint(b, uint64(uint32(s.partition)))
+	b = append(b, byte(len(s.directions)))
+	for i := range s.directions {
+		d := &s.directions[i]
+		b = binary.LittleEndian.AppendUint64(b, d.sender)
+		b = binary.AppendUvarint(b, uint64(d.at))
+		b = append(b, byte(d.prior), d.messages)
+		at, mask := len(b), uint16(0)
+		b = append(b, 0, 0)
+		for l, t := range d.labels {
+			if t != (tally{}) {
+				mask |= 1 << l
+				b = binary.LittleEndian.AppendUint16(b, t.max)
+				b = binary.LittleEndian.AppendUint16(b, t.sum)
+				b = append(b, t.count)
+			}
+		}
+		binary.LittleEndian.PutUint16(b[at:], mask)
+	}
+	b = append(b, byte(len(s.evidence)))
+	for i := range s.evidence {
+		e := &s.evidence[i]
+		b = binary.AppendUvarint(b, uint64(len(e.id)))
+		b = append(b, e.id...)
+		b = append(b, e.direction, e.n<<4|e.offsets)
+		for _, it := range e.items[:e.n] {
+			b = append(b, byte(it.label), it.score)
+			b = binary.AppendUvarint(b, uint64(it.span.start))
+			b = binary.AppendUvarint(b, uint64(it.span.end-it.span.start))
+		}
+		last := int64(0)
+		for _, o := range e.context[:e.offsets] {
+			b = binary.AppendUvarint(b, uint64(o-last))
+			last = o
+		}
+	}
+	return b
+}
+
+// decode reads a state. It refers to data. Damaged data, or data of another
+// format, is an empty state: evidence gathers again.
+func (s *state) decode(data []byte) {
+	directions, kept := s.directions[:0], s.evidence[:0]
+	*s = state{directions: directions, evidence: kept}
+	if len(data) == 0 {
+		return
+	}
+	r := reader{data: data}
+	if r.byte(stateFormat) != stateFormat {
+		r.bad = true
+	}
+	s.alerted = r.byte(bands)
+	s.partition = int32(uint32(r.uvarint(math.MaxInt32)))
+	for range r.byte(maxDirections) {
+		var d direction
+		if b := r.bytes(8); b != nil {
+			d.sender = binary.LittleEndian.Uint64(b)
+		}
+		d.at = int64(r.uvarint(latest))
+		d.prior = int8(r.byte(math.MaxUint8))
+		d.messages = r.byte(math.MaxUint8)
+		mask := r.uint16()
+		if mask>>labels != 0 {
+			r.bad = true
+		}
+		for l := range d.labels {
+			if mask&(1<<l) != 0 {
+				d.labels[l] = tally{r.uint16(), r.uint16(), r.byte(math.MaxUint8)}
+			}
+		}
+		s.directions = append(s.directions, d)
+	}
+	for range r.byte(maxEvidence) {
+		var e evidence
+		e.id = r.bytes(int(r.uvarint(1 << 12)))
+		e.direction = r.byte(maxDirections - 1)
+		counts := r.byte(math.MaxUint8)
+		e.n, e.offsets = counts>>4, counts&15
+		if int(e.direction) >= len(s.directions) || e.n > maxItems || e.offsets > maxContext || r.bad {
+			r.bad = true
+			break
+		}
+		for i := range e.items[:e.n] {
+			it := item{label: label(r.byte(uint8(labels - 1))), score: r.byte(math.MaxUint8)}
+			it.span.start = int(r.uvarint(1 << 20))
+			it.span.end = it.span.start + int(r.uvarint(1<<20))
+			e.items[i] = it
+		}
+		last := int64(0)
+		for i := range e.context[:e.offsets] {
+			last += int64(r.uvarint(uint64(math.MaxInt64 - last)))
+			e.context[i] = last
+		}
+		s.evidence = append(s.evidence, e)
+	}
+	if r.bad || len(r.data) > 0 {
+		*s = state{directions: directions[:0], evidence: kept[:0]}
+	}
+}
+
+// reader reads with limits and remembers whether one was passed.
+type reader struct {
+	data []byte
+	bad  bool
+}
+
+func (r *reader) bytes(n int) []byte {
+	if r.bad || n > len(r.data) {
+		r.bad = true
+		return nil
+	}
+	b := r.data[:n:n]
+	r.data = r.data[n:]
+	return b
+}
+
+func (r *reader) byte(limit uint8) uint8 {
+	b := r.bytes(1)
+	if b == nil || b[0] > limit {
+		r.bad = true
+		return 0
+	}
+	return b[0]
+}
+
+func (r *reader) uint16() uint16 {
+	if b := r.bytes(2); b != nil {
+		return binary.LittleEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *reader) uvarint(limit uint64) uint64 {
+	v, n := binary.Uvarint(r.data)
+	if r.bad || n <= 0 || v > limit {
+		r.bad = true
+		return 0
+	}
+	r.data = r.data[n:]
+	return v
+}

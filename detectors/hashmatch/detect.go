@@ -1,0 +1,224 @@
+package hashmatch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/pipeline"
+)
+
+// Config are the settings of the detector.
+type Config struct {
+	// Category is that of entries which name none and whose list names none.
+	Category pipeline.Category `yaml:"category"`
+
+	// MaxFindings is how many findings there are of one attachment at most.
+	MaxFindings int `yaml:"max_findings"`
+}
+
+// DefaultConfig returns the settings of the reference configuration.
+func DefaultConfig() Config { return Config{Category: "known_media", MaxFindings: 8} }
+
+// Detector looks up what [Preparer] computed.
+type Detector struct {
+	cfg Config
+	set *hashdb.Set
+}
+
+// New returns a detector over set, which may be nil: then it finds nothing and
+// still reports what could not be looked at.
+func New(cfg Config, set *hashdb.Set) (*Detector, error) {
+	var errs []error
+	if cfg.Category == "" {
+		errs = append(errs, errors.New("missing category"))
+	}
+	if cfg.MaxFindings < 1 || cfg.MaxFindings > hashdb.MostMatches {
+		errs = append(errs, fmt.Errorf("max_findings is %d, want 1 to %d", cfg.MaxFindings, hashdb.MostMatches))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return &Detector{cfg, set}, nil
+}
+
+// Name implements [pipeline.Detector].
+func (*Detector) Name() string { return "hashmatch" }
+
+// Detect implements [pipeline.Detector]. Findings come in the order of the
+// attachments, of one attachment the most certain first. Their label is the
+// kind of hash, so that a policy may trust digests more than likeness. A digest
+// scores 1, a PDQ hash 1 at distance 0 down to 0.5 at the list's threshold, a
+// perception hash half of that, since strangers are that near to one.
+func (d *Detector) Detect(ctx context.Context, item *pipeline.Item) (pipeline.Answer, error) {
+	var answer pipeline.Answer
+	var faults faultList
+	for i := range item.Message.Attachments {
+		if err := ctx.Err(); err != nil {
+			return answer, err
+		}
+		id := item.Message.Attachments[i].ID
+		if i >= len(item.Media) {
+			faults.add(id, "it was not prepared")
+			continue
+		}
+		findings, malformed := d.attachment(&item.Media[i])
+		answer.Findings = append(answer.Findings, findings...)
+		if item.Media[i].Err != "" {
+			faults.add(id, item.Media[i].Err)
+		}
+		if malformed {
+			faults.add(id, "a hash of it is malformed")
+		}
+	}
+	return answer, faults.err()
+}
+
+// found is a match with where in the attachment it was found.
+type found struct {
+	hashdb.Match
+	frame, quality int
+	platform       bool
+}
+
+// attachment looks up all hashes of one attachment.
+func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, malformed bool) {
+	var all []found
+	more := 0
+	for i := range m.Hashes {
+		h := &m.Hashes[i]
+		query, err := queryOf(h)
+		if err != nil {
+			malformed = true
+			continue
+		}
+		result := d.set.Match(query)
+		more = max(more, result.More)
+		for _, match := range result.Matches {
+			f := found{Match: match, frame: h.Frame, platform: h.Algorithm == platform}
+			if h.Quality != nil {
+				f.quality = *h.Quality
+			}
+			all = append(all, f)
+		}
+	}
+	all = nearest(all)
+	if extra := len(all) - d.cfg.MaxFindings; extra > 0 {
+		all, more = all[:d.cfg.MaxFindings], more+extra
+	}
+	for i := range all {
+		findings = append(findings, d.finding(m.AttachmentID, &all[i]))
+	}
+	if more > 0 {
+		findings[len(findings)-1].Reason += fmt.Sprintf("; %d or more entries beside these match", more)
+	}
+	return findings, malformed
+}
+
+func queryOf(h *pipeline.Hash) (hashdb.Query, error) {
+	q := hashdb.Query{Quality: hashdb.UnknownQuality}
+	kind, err := hashdb.ParseKind(h.Kind)
+	if err != nil {
+		return q, err
+	}
+	if h.Quality != nil {
+		q.Quality = *h.Quality
+	}
+	for _, text := range append([]string{h.Value}, h.Variants...) {
+		parsed, err := hashdb.ParseHash(kind, text)
+		if err != nil {
+			return q, err
+		}
+		q.Hashes = append(q.Hashes, parsed)
+	}
+	return q, nil
+}
+
+// nearest orders matches and keeps the most certain one for each entry of a list.
+func nearest(all []found) []found {
+	slices.SortStableFunc(all, func(a, b found) int {
+		return cmp.Or(
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Distance, b.Distance),
+			cmp.Compare(a.List, b.List), cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.frame, b.frame),
+		)
+	})
+	type key struct{ list, entry string }
+	seen := map[key]bool{}
+	return slices.DeleteFunc(all, func(f found) bool {
+		k := key{f.List, f.Entry}
+		again := seen[k]
+		seen[k] = true
+		return again
+	})
+}
+
+func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
+	kind := f.Kind.String()
+	reason := fmt.Sprintf("list %s, entry %s, the same %s", f.List, f.Entry, kind)
+	if f.Kind.Threshold() > 0 {
+		reason = fmt.Sprintf("list %s, entry %s, %s distance %d of %d", f.List, f.Entry, kind, f.Distance, f.Threshold)
+	}
+	if f.platform {
+		reason += ", by the platform's own hash"
+	}
+	return pipeline.Finding{
+		Category: cmp.Or(pipeline.Category(f.Category), d.cfg.Category),
+		Label:    kind,
+		Score:    score(&f.Match),
+		Reason:   reason,
+		Match: &pipeline.Match{
+			AttachmentID: attachment,
+			Frame:        f.frame,
+			Kind:         kind,
+			List:         f.List,
+			ListVersion:  f.ListVersion,
+			Entry:        f.Entry,
+			Distance:     f.Distance,
+			Threshold:    f.Threshold,
+			Quality:      f.quality,
+		},
+	}
+}
+
+func score(m *hashdb.Match) float64 {
+	s := 1.0
+	if m.Threshold > 0 {
+		s -= float64(m.Distance) / float64(2*m.Threshold)
+	}
+	if m.Kind == hashdb.PHash {
+		s /= 2
+	}
+	return s
+}
+
+// faultList collects what could not be looked at.
+type faultList struct {
+	texts []string
+	more  int
+}
+
+func (l *faultList) add(attachment, what string) {
+	const most, longest = 8, 64
+	if len(l.texts) == most {
+		l.more++
+		return
+	}
+	if len(attachment) > longest {
+		attachment = attachment[:longest] + "…"
+	}
+	l.texts = append(l.texts, fmt.Sprintf("attachment %q: %s", attachment, what))
+}
+
+func (l *faultList) err() error {
+	switch {
+	case len(l.texts) == 0:
+		return nil
+	case l.more > 0:
+		return fmt.Errorf("not looked at: %s; and %d more", strings.Join(l.texts, "; "), l.more)
+	}
+	return fmt.Errorf("not looked at: %s", strings.Join(l.texts, "; "))
+}

@@ -1,0 +1,67 @@
+package media
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"gocloud.dev/blob"
+)
+
+// Config bounds what fetching and decoding may reach and use.
+type Config struct {
+	// FileRoots are the folders below which file:// addresses are read; none
+	// means no files.
+	FileRoots []string `yaml:"file_roots"`
+
+	// Stores are the buckets that attachments may lie in, as gocloud.dev/blob
+	// opens them: "s3://media?region=eu-central-1", "gs://media",
+	// "azblob://media". An attachment names one without its query:
+	// "s3://media/key".
+	Stores []string `yaml:"stores"`
+
+	// Buckets are stores that are open already, by their address without a
+	// query, such as "mem://media". The caller closes them.
+	Buckets map[string]*blob.Bucket `yaml:"-"`
+
+	MaxBytes     int64         `yaml:"max_bytes"`  // of one attachment
+	MaxPixels    int64         `yaml:"max_pixels"` // of one picture
+	MaxFrames    int           `yaml:"max_frames"` // distinct ones, of one animation
+	MaxMemory    int64         `yaml:"max_memory"` // bytes, of all pictures being decoded at one time
+	FetchTimeout time.Duration `yaml:"fetch_timeout"`
+	DecodeTime   time.Duration `yaml:"decode_time"`
+}
+
+// DefaultConfig returns the limits that the reference configuration states, and
+// nothing that could be fetched.
+func DefaultConfig() Config {
+	return Config{
+		MaxBytes:     32 << 20,
+		MaxPixels:    50_000_000,
+		MaxFrames:    16,
+		MaxMemory:    768 << 20,
+		FetchTimeout: 30 * time.Second,
+		DecodeTime:   10 * time.Second,
+	}
+}
+
+// Validate reports every limit that makes no sense.
+func (c *Config) Validate() error {
+	var errs []error
+	for _, l := range []struct {
+		name      string
+		v, lo, hi int64
+	}{
+		{"max_bytes", c.MaxBytes, 1, 1 << 30},
+		{"max_pixels", c.MaxPixels, 1, 1 << 30},
+		{"max_frames", int64(c.MaxFrames), 1, 1024},
+		{"max_memory", c.MaxMemory, 1 << 20, 1 << 40},
+		{"fetch_timeout in nanoseconds", int64(c.FetchTimeout), int64(time.Millisecond), int64(time.Hour)},
+		{"decode_time in nanoseconds", int64(c.DecodeTime), int64(time.Millisecond), int64(time.Hour)},
+	} {
+		if l.v < l.lo || l.v > l.hi {
+			errs = append(errs, fmt.Errorf("media: %s is %d, want %d to %d", l.name, l.v, l.lo, l.hi))
+		}
+	}
+	return errors.Join(errs...)
+}

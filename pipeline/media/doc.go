@@ -1,0 +1,22 @@
+// Package media fetches the attachments of messages and decodes the pictures
+// among them, within limits: bytes, pixels, memory, frames and time.
+//
+// What an attachment is, its content says; its declared type is never asked.
+// JPEG, PNG, GIF, WebP and BMP are decoded, of an animated GIF every frame that
+// differs visibly from the others, up to a limit. Whatever is not looked at is
+// said: an error marked by [pipeline.Permanent], or [Result.Skipped]. No error
+// quotes an attachment or its address.
+//
+// Files are read below configured folders only, and neither ".." nor a symbolic
+// link leads out of them; objects come from configured stores only, so that a
+// message cannot name a bucket that the operator did not. Nothing is fetched
+// over plain HTTP. The drivers for S3, Google Cloud Storage and Azure are
+// linked with the build tag cloud: they quadruple the binary.
+//
+// Decoding runs in the calling process, in Go alone; a decoder's panic becomes
+// an error. The time limit is checked wherever input is read, so a decoder that
+// works long on what it has read runs over it, by seconds at the worst under the
+// default limit of pixels. The package does not look into videos, documents or
+// archives, does not decode TIFF, HEIF, AVIF or the animation of a PNG or WebP,
+// does not turn pictures by their EXIF orientation, and does not hash.
+package media
