@@ -15,17 +15,17 @@ type deadline struct {
 	at time.Time
 
 	once     sync.Once
-	timer    context.Context
+	done     <-chan struct{}
 	cancel   context.CancelFunc
 	released atomic.Bool
 }
 
-// ended is what a deadline that was released before anybody waited hands out to
-// a goroutine that its detector left behind.
-var ended = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
+// closed is what a deadline that was released before anybody waited hands out
+// to a goroutine that its detector left behind.
+var closed = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }()
 
 // Deadline implements [context.Context].
@@ -38,8 +38,12 @@ func (d *deadline) Deadline() (time.Time, bool) {
 
 // Done implements [context.Context].
 func (d *deadline) Done() <-chan struct{} {
-	d.once.Do(func() { d.timer, d.cancel = context.WithDeadline(d.Context, d.at) })
-	return d.timer.Done()
+	d.once.Do(func() {
+		var timer context.Context
+		timer, d.cancel = context.WithDeadline(d.Context, d.at)
+		d.done = timer.Done()
+	})
+	return d.done
 }
 
 // Err implements [context.Context].
@@ -59,7 +63,7 @@ func (d *deadline) Err() error {
 // release ends the context and frees the timer, where one was started.
 func (d *deadline) release() {
 	d.released.Store(true)
-	d.once.Do(func() { d.timer = ended })
+	d.once.Do(func() { d.done = closed })
 	if d.cancel != nil {
 		d.cancel()
 	}

@@ -458,6 +458,25 @@ func (p *Pipeline) judge(ctx context.Context, l *lane, rules *Ruleset, batch []*
 	return outcomes, keys, states, nil
 }
 
+// Rebuild folds records into the state of their conversations and does nothing
+// else with them: they were judged before, and the memory has lost what they
+// left there. The records are of one partition, in order. Run must not be
+// judging the same partition meanwhile.
+func (p *Pipeline) Rebuild(ctx context.Context, records []Record, epoch int32) error {
+	rules := *p.ruleset.Load()
+	rules.Prepare = nil // attachments leave nothing in a conversation's state
+	batch := make([]*Delivery, len(records))
+	for i := range records {
+		batch[i] = &Delivery{Record: records[i], Epoch: epoch, Done: func() {}}
+	}
+	clock := NewMetrics(nil).stages(time.Now())
+	_, keys, states, err := p.judge(ctx, &lane{p: p}, &rules, batch, 0, &clock)
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	return p.retry(ctx, "saving conversation state", func() error { return p.cfg.Memory.Save(ctx, keys, states) })
+}
+
 // kept returns what of s is marked in keep, in place.
 func kept[T any](s []T, keep []bool) []T {
 	n := 0

@@ -19,7 +19,7 @@ func TestOneBadDetectorCostsOnlyItsOwnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, out := &source{records: records(message("m-1", "c-1"), message("m-2", "c-1"))}, &sink{}
 		err := run(t, config(src, out,
-			finds("finds", "spam", 0.9),
+			finds("finds", 0.9),
 			detector{"panics", func(context.Context, *pipeline.Item) (pipeline.Answer, error) { panic(secret) }},
 			detector{"fails", func(context.Context, *pipeline.Item) (pipeline.Answer, error) {
 				return pipeline.Answer{}, errors.New("no model")
@@ -258,7 +258,7 @@ func TestAnOutageWhileOpeningIsNoDeadLetter(t *testing.T) {
 func TestARegionThatIsOffIsSkippedAndSaidSo(t *testing.T) {
 	src, out := &source{records: records(
 		`{"id":"m-1","conversation_id":"c-1","sent_at":"2026-03-01T16:00:00Z","sender":{"id":"u-1"},"region":"ZZ"}`)}, &sink{}
-	if err := run(t, config(src, out, finds("finds", "spam", 1))); err != nil {
+	if err := run(t, config(src, out, finds("finds", 1))); err != nil {
 		t.Fatal(err)
 	}
 	v := out.verdict(t, "m-1")
@@ -331,12 +331,12 @@ func TestAStuckMessageEndsTheRun(t *testing.T) {
 
 func TestAReloadIsTakenOverByTheNextBatch(t *testing.T) {
 	src, out := &source{records: records(message("m-1", "c-1"))}, &sink{}
-	cfg := config(src, out, finds("old", "spam", 1))
+	cfg := config(src, out, finds("old", 1))
 	p, err := pipeline.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Reload(&pipeline.Ruleset{Detectors: []pipeline.Detector{finds("new", "spam", 1)}, Versions: map[string]string{"policy": "2"}})
+	p.Reload(&pipeline.Ruleset{Detectors: []pipeline.Detector{finds("new", 1)}, Versions: map[string]string{"policy": "2"}})
 	if err := p.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -40,14 +40,19 @@ type Log interface {
 	Produce(ctx context.Context, records []Record) error
 }
 
-// TooLargeError names a record that the log will not take for its size.
+// TooLargeError names a record that the log will never take for its size.
 type TooLargeError struct {
-	Index int // in the batch
-	Bytes int
+	Index int // of the record in the call
+	Topic string
+	Bytes int // of the record as it would be written, at most
+	Limit int // 0 where the log refused it without saying its limit
 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("record %d of %d bytes is too large for the log", e.Index, e.Bytes)
+	if e.Limit == 0 {
+		return fmt.Sprintf("record %d for %s: its %d bytes are more than the log takes", e.Index, e.Topic, e.Bytes)
+	}
+	return fmt.Sprintf("record %d for %s: its %d bytes are over the limit of %d", e.Index, e.Topic, e.Bytes, e.Limit)
 }
 
 // Publisher is the sink that writes outcomes to the output topics: hits,
@@ -213,8 +218,8 @@ type cleanVerdicts struct {
 	size     int // when full
 	buf      []byte
 	n        int
-	versions map[string]string // of the batch
-	encoded  []byte
+	versions map[string]string // of the last one
+	encoded  []byte            // versions
 }
 
 func (c *cleanVerdicts) full() bool { return len(c.buf) >= c.size }
@@ -225,8 +230,8 @@ func (c *cleanVerdicts) add(v *Verdict) {
 	} else {
 		c.buf = append(c.buf, ',')
 	}
-	if c.encoded == nil {
-		c.encoded = appendVersions(nil, v.Versions)
+	if c.encoded == nil || !maps.Equal(c.versions, v.Versions) {
+		c.versions, c.encoded = v.Versions, appendVersions(nil, v.Versions)
 	}
 	c.n++
 	c.buf = append(c.buf, `{"message_id":`...)

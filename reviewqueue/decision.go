@@ -2,11 +2,12 @@ package reviewqueue
 
 import (
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/dmguard/dmguard/pipeline"
 )

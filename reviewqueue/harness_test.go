@@ -261,7 +261,12 @@ func newEnv(t *testing.T, client redis.UniversalClient, change func(*Config)) *e
 	}
 	e.open, e.Queue.audit = e.opens, e.audit
 	e.skew = func() time.Duration { return time.Duration(e.skewed.Load()) * time.Millisecond }
-	t.Cleanup(func() { e.wipe(context.Background()) })
+	t.Cleanup(func() { // it may be a user's own server
+		e.wipe(context.Background())
+		for shard := range config.Shards {
+			e.deps.Redis.Del(context.Background(), e.keys(shard, "")[keyGeneration])
+		}
+	})
 	return e
 }
 

@@ -206,7 +206,10 @@ func TestOnlyANewMessageReopensADecidedCase(t *testing.T) {
 	onEvery(t, func(t *testing.T, e *env) {
 		ctx, id := t.Context(), convCase("c-1")
 		decide := func() {
-			l := e.claim(alice)
+			l, err := e.Claim(ctx, alice, "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := e.Decide(ctx, alice, id, l.Token, Decision{Choice: Dismiss}); err != nil {
 				t.Fatal(err)
 			}
@@ -367,9 +370,9 @@ func TestACrashBetweenLogAndQueueIsHealedByTheProjector(t *testing.T) {
 		e.add(e.hit("c-1", "m-1", pipeline.High, nil))
 		l := e.claim(alice)
 		crash := errors.New("crash")
-		append_ := e.deps.Append
+		write := e.deps.Append
 		e.deps.Append = func(ctx context.Context, rec pipeline.Record) (pipeline.Position, error) {
-			if _, err := append_(ctx, rec); err != nil {
+			if _, err := write(ctx, rec); err != nil {
 				t.Fatal(err)
 			}
 			return pipeline.Position{}, crash

@@ -176,7 +176,7 @@ func compareBool(a, b bool) int {
 func (v *view) masked() *Case {
 	c := &Case{
 		ID: v.ID, Kind: v.Kind, Queue: string(v.Kind), State: v.State, Severity: pipeline.Severity(v.Severity),
-		Labels: []string{}, OpenedAt: milli(cmp.Or(v.Opened, v.stored.DecidedAt)), Deadline: milli(cmp.Or(v.Deadline, v.stored.DecidedAt)),
+		Labels: []string{}, OpenedAt: milli(cmp.Or(v.Opened, v.DecidedAt)), Deadline: milli(cmp.Or(v.Deadline, v.DecidedAt)),
 		Revision: v.Revision, Attempts: v.Attempts, Messages: v.Indexed,
 		Findings: []pipeline.Finding{}, Timeline: make([]Event, 0, len(v.events)),
 	}

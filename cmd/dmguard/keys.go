@@ -28,23 +28,23 @@ func (k *keyFlags) add(cl *commandLine) {
 	cl.env(&k.file.KMSKeyURI, "kms-key", "DMGUARD_KMS_KEY", "", "`URI` of the KMS key that wraps the keyset; none if the file is in the clear")
 }
 
-// opener returns what opens records: sealed ones with the keyset, plain ones
-// only where they are allowed.
-func (k *keyFlags) opener(log *zap.Logger, allowPlain bool) (func(*pipeline.Record) (*pipeline.Message, error), error) {
-	var keys *envelope.Reloader
-	if k.file.Path != "" {
-		r, warning, err := envelope.NewReloader(k.file)
-		if err != nil {
-			return nil, err
-		}
-		if warning != "" {
-			log.Warn(warning)
-		}
-		keys = r
+// open loads the keyset, nil where none is named.
+func (k *keyFlags) open(log *zap.Logger) (*envelope.Reloader, error) {
+	if k.file.Path == "" {
+		return nil, nil
 	}
-	return openerWith(keys, allowPlain), nil
+	r, warning, err := envelope.NewReloader(k.file)
+	if err != nil {
+		return nil, err
+	}
+	if warning != "" {
+		log.Warn(warning)
+	}
+	return r, nil
 }
 
+// openerWith returns what opens records: sealed ones with the keyset, plain ones
+// only where they are allowed.
 func openerWith(keys *envelope.Reloader, allowPlain bool) func(*pipeline.Record) (*pipeline.Message, error) {
 	return func(r *pipeline.Record) (*pipeline.Message, error) {
 		sealed := false

@@ -59,10 +59,11 @@ func runScan(ctx context.Context, cl *commandLine) error {
 		return err
 	}
 	defer inputs.close()
-	open, err := keys.opener(log, true)
+	keyset, err := keys.open(log)
 	if err != nil {
 		return err
 	}
+	open := openerWith(keyset, true)
 	if *files != "" {
 		opt.fileRoots = append(opt.fileRoots, *files)
 	}

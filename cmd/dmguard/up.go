@@ -263,7 +263,7 @@ func (u *up) openServices(ctx context.Context) error {
 	u.review.console.Metrics = promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	u.review.console.Ready = u.ready
 	u.worker = &worker{
-		conn: u.conn, redis: u.redis, rules: u.rules, open: openerWith(u.keys, true), sealer: sealer,
+		conn: u.conn, redis: u.redis, rules: u.rules, open: openerWith(u.keys, true), keys: u.keys, sealer: sealer,
 		group: "dmguard-worker", journal: u.path("journal"), log: u.log, registry: reg,
 	}
 	return nil

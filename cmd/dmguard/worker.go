@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dmguard/dmguard/pipeline"
+	"github.com/dmguard/dmguard/pipeline/envelope"
 	"github.com/dmguard/dmguard/pipeline/kafka"
 	"github.com/dmguard/dmguard/pipeline/state"
 	"github.com/dmguard/dmguard/reviewqueue/evidence"
@@ -76,7 +77,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 	if keys.file.Path == "" && !*plain {
 		return errors.New("name the keyset that opens messages with --keys, or allow plain ones with --allow-plaintext")
 	}
-	open, err := keys.opener(log, *plain)
+	keyset, err := keys.open(log)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 	}
 	reg := newRegistry()
 	w := &worker{
-		conn: conn, redis: rdb, rules: rules, open: open, sealer: sealer, group: *group,
+		conn: conn, redis: rdb, rules: rules, open: openerWith(keyset, *plain), keys: keyset, sealer: sealer, group: *group,
 		journal: filepath.Join(journal, rules.config.Topics.Prefix+*group), log: log, registry: reg,
 	}
 	return admin.serve(ctx, log, reg, w.ready, w.run)
@@ -111,6 +112,7 @@ type worker struct {
 	redis    redis.UniversalClient
 	rules    *rules
 	open     func(*pipeline.Record) (*pipeline.Message, error)
+	keys     *envelope.Reloader // followed for rotations; nil for none
 	sealer   *evidence.Sealer
 	group    string
 	journal  string // folder
@@ -141,8 +143,18 @@ func (w *worker) run(ctx context.Context) (err error) {
 	memory := state.NewRedis(w.redis, w.log, state.RedisOptions{Prefix: in + ":", TTL: cfg.Worker.StateTTL})
 
 	gaps := newGapRecorder(producer, cfg.Topics.Prefix, w.log, w.registry)
+	built := make(chan struct{})
+	var p *pipeline.Pipeline
 	source, err := kafka.OpenSource(w.conn, kafka.SourceConfig{
 		Group: w.group, Topic: in, OnGap: gaps.record,
+		OnAssign: func(ctx context.Context, partition, epoch int32, committed int64) error {
+			select {
+			case <-built:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return w.rebuild(ctx, p, memory, history, partition, epoch, committed)
+		},
 		MaxInFlight: cfg.Worker.InFlight, DrainTimeout: cfg.Worker.DrainTimeout,
 	}, w.log)
 	if err != nil {
@@ -157,7 +169,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 	w.source.Store(source)
 	registerSource(w.registry, source, memory)
 
-	p, err := pipeline.New(pipeline.Config{
+	p, err = pipeline.New(pipeline.Config{
 		Source:  source,
 		Open:    w.open,
 		Ruleset: w.rules.ruleset,
@@ -174,11 +186,13 @@ func (w *worker) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	close(built)
 	if n := journal.Suspects(); n > 0 {
 		w.log.Warn("a process died with messages in hand; they are looked at one by one", zap.Int("messages", n))
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.rules.watch(gctx, w.log, p.Reload) })
+	g.Go(func() error { return w.watchKeys(gctx) })
 	g.Go(func() error {
 		err := p.Run(gctx)
 		if !errors.Is(err, pipeline.ErrStuck) {
@@ -194,6 +208,56 @@ func (w *worker) run(ctx context.Context) (err error) {
 		return err
 	}
 	return nil
+}
+
+// watchKeys takes over rotations of the keyset.
+func (w *worker) watchKeys(ctx context.Context) error {
+	if w.keys == nil {
+		return nil
+	}
+	tick := time.NewTicker(reloadEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		changed, warning, err := w.keys.Reload()
+		switch {
+		case err != nil:
+			w.log.Error("the keyset cannot be read; the last good one stays in force", zap.Error(err))
+		case changed:
+			w.log.Info("keyset taken over", zap.Stringer("keys", w.keys.Keyset()), zap.String("warning", warning))
+		}
+	}
+}
+
+// rebuild folds the log into the state of conversations again where the memory
+// has nothing of a partition: it was emptied, or the partition is new to it.
+func (w *worker) rebuild(ctx context.Context, p *pipeline.Pipeline, memory *state.Redis, history *kafka.History, partition, epoch int32, committed int64) error {
+	there, err := memory.Built(ctx, partition)
+	if there || err != nil {
+		return err
+	}
+	if committed > 0 && w.rules.config.Worker.RebuildWindow > 0 {
+		topic := w.rules.config.Topics.Prefix + pipeline.TopicMessages
+		from, err := history.OffsetAt(ctx, topic, partition, time.Now().Add(-w.rules.config.Worker.RebuildWindow))
+		if err != nil {
+			return err
+		}
+		started, n := time.Now(), 0
+		err = history.Range(ctx, topic, partition, from, committed, func(records []pipeline.Record) error {
+			n += len(records)
+			return p.Rebuild(ctx, records, epoch)
+		})
+		if err != nil {
+			return fmt.Errorf("rebuilding the state of conversations: %w", err)
+		}
+		w.log.Info("the state of conversations was rebuilt from the log", zap.Int32("partition", partition),
+			zap.Int("messages", n), zap.Duration("took", time.Since(started)))
+	}
+	return memory.MarkBuilt(ctx, partition)
 }
 
 // ready reports whether the worker takes part in its group.

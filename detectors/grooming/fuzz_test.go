@@ -102,7 +102,8 @@ func FuzzAutomatonAgainstNaiveSearch(f *testing.F) {
 			value uint32
 		}
 		var got, want []match
-		row, hit := uint32(0), false
+		row := uint32(0)
+		var hit bool
 		for i := range len(text) {
 			if row, hit = a.step(row, text[i]); hit {
 				for _, v := range a.outputs(row) {

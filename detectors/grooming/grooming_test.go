@@ -53,9 +53,9 @@ func detector(t testing.TB) *Detector {
 
 var start = time.Date(2026, 3, 2, 15, 0, 0, 0, time.UTC)
 
-func message(conversation, id, sender, text string, minutes int) *pipeline.Message {
+func message(id, sender, text string, minutes int) *pipeline.Message {
 	return &pipeline.Message{
-		ID: id, ConversationID: conversation, SentAt: start.Add(time.Duration(minutes) * time.Minute),
+		ID: id, ConversationID: "c", SentAt: start.Add(time.Duration(minutes) * time.Minute),
 		Sender: pipeline.Party{ID: sender}, Text: pipeline.NewText(text),
 	}
 }
@@ -65,7 +65,7 @@ func say(t testing.TB, r *replay, texts ...string) []pipeline.Answer {
 	t.Helper()
 	var out []pipeline.Answer
 	for i, text := range texts {
-		out = append(out, r.judge(t, message("c", fmt.Sprint("m", i), "a", text, i)))
+		out = append(out, r.judge(t, message(fmt.Sprint("m", i), "a", text, i)))
 	}
 	return out
 }
@@ -105,7 +105,7 @@ func TestAccountDataAreNeverTheSoleReason(t *testing.T) {
 	worst, young, old, no := 1000, 10, 60, false
 	r := newReplay(d)
 	for i := range 20 {
-		m := message("c", fmt.Sprint(i), "a", "hello again", i)
+		m := message(fmt.Sprint(i), "a", "hello again", i)
 		m.Sender.Age, m.Sender.Connected = &old, &no
 		m.Sender.Behaviour = &pipeline.Behaviour{MinorsContacted: &worst, BlockedBy: &worst, ReportedBy: &worst}
 		m.Recipients = []pipeline.Party{{ID: "b", Age: &young}}
@@ -116,13 +116,13 @@ func TestAccountDataAreNeverTheSoleReason(t *testing.T) {
 }
 
 func TestPriorIsMonotoneBoundedAndNeutralWhereAbsent(t *testing.T) {
-	if p := prior(message("c", "m", "a", "", 0)); p != 0 {
+	if p := prior(message("m", "a", "", 0)); p != 0 {
 		t.Errorf("without account data the prior is %v", p)
 	}
 	young := 12
 	last := math.Inf(-1)
 	for age := 12; age < 130; age++ {
-		m := message("c", "m", "a", "", 0)
+		m := message("m", "a", "", 0)
 		m.Sender.Age, m.Recipients = &age, []pipeline.Party{{Age: &young}}
 		p := prior(m)
 		if p < last || math.Abs(p) > maxPrior {
@@ -138,7 +138,7 @@ func TestPriorIsMonotoneBoundedAndNeutralWhereAbsent(t *testing.T) {
 	} {
 		last := 0.
 		for n := range 200 {
-			m := message("c", "m", "a", "", 0)
+			m := message("m", "a", "", 0)
 			m.Sender.Behaviour = &pipeline.Behaviour{}
 			set(m.Sender.Behaviour, &n)
 			if p := prior(m); p < last || p > maxPrior {
@@ -206,7 +206,7 @@ func TestARepeatedMessageCountsOnce(t *testing.T) {
 	d := detector(t)
 	once, twice := newReplay(d), newReplay(d)
 	for i, text := range developing {
-		m := message("c", fmt.Sprint(i), "a", text, i)
+		m := message(fmt.Sprint(i), "a", text, i)
 		first := once.judge(t, m)
 		twice.judge(t, m)
 		again := twice.judge(t, m)
@@ -225,7 +225,7 @@ func TestARepeatedMessageCountsOnce(t *testing.T) {
 
 func TestEvidenceIsNotCountedTwiceAlsoWhereTheRepeatIsNotMarked(t *testing.T) {
 	r := newReplay(detector(t))
-	m := message("c", "m", "a", "dont tell your parents", 0)
+	m := message("m", "a", "dont tell your parents", 0)
 	a := r.judge(t, m)
 	clear(r.seen)
 	if b := r.judge(t, m); b.State != nil || b.Risk != a.Risk {
@@ -282,8 +282,8 @@ func TestSendersAreJudgedApart(t *testing.T) {
 	one, two := newReplay(d), newReplay(d)
 	var a, b float64
 	for i, text := range developing {
-		a = max(a, one.judge(t, message("c", fmt.Sprint(i), "a", text, i)).Risk)
-		b = max(b, two.judge(t, message("c", fmt.Sprint(i), fmt.Sprint("s", i%3), text, i)).Risk)
+		a = max(a, one.judge(t, message(fmt.Sprint(i), "a", text, i)).Risk)
+		b = max(b, two.judge(t, message(fmt.Sprint(i), fmt.Sprint("s", i%3), text, i)).Risk)
 	}
 	if a <= b {
 		t.Errorf("risk %v of one sender, %v where three share it", a, b)
@@ -295,7 +295,7 @@ func TestEvidenceFades(t *testing.T) {
 	r := newReplay(d)
 	answers := say(t, r, developing...)
 	before := answers[len(answers)-1].Risk
-	later := r.judge(t, message("c", "later", "b", "hello", 60*24*90))
+	later := r.judge(t, message("later", "b", "hello", 60*24*90))
 	if later.Risk >= before/2 {
 		t.Errorf("risk %v, and %v three months later", before, later.Risk)
 	}
@@ -307,8 +307,8 @@ func TestImpossibleTimesNeitherAgeNorFreezeTheEvidence(t *testing.T) {
 	years := []int{1, 9999, 1969, 2101}
 	var a, b pipeline.Answer
 	for i, text := range developing {
-		a = plain.judge(t, message("c", fmt.Sprint(i), "a", text, 0))
-		m := message("c", fmt.Sprint(i), "a", text, 0)
+		a = plain.judge(t, message(fmt.Sprint(i), "a", text, 0))
+		m := message(fmt.Sprint(i), "a", text, 0)
 		if i%2 == 1 {
 			m.SentAt = time.Date(years[i/2%4], 12, 31, 23, 59, 59, 0, time.UTC)
 		}
@@ -317,7 +317,7 @@ func TestImpossibleTimesNeitherAgeNorFreezeTheEvidence(t *testing.T) {
 	if a.Risk != b.Risk {
 		t.Errorf("risk %v, with impossible times %v", a.Risk, b.Risk)
 	}
-	if later := odd.judge(t, message("c", "x", "b", "hello", 60*24*90)); later.Risk >= b.Risk {
+	if later := odd.judge(t, message("x", "b", "hello", 60*24*90)); later.Risk >= b.Risk {
 		t.Errorf("evidence no longer fades: %v, %v", b.Risk, later.Risk)
 	}
 }
@@ -327,7 +327,7 @@ func TestStateStaysSmall(t *testing.T) {
 	r.offset = 1 << 33
 	for i := range 200 {
 		id := fmt.Sprintf("%036d", i)
-		r.judge(t, message("c", id, "a", developing[i%len(developing)], i))
+		r.judge(t, message(id, "a", developing[i%len(developing)], i))
 	}
 	if n := len(r.states["c"]); n > 512 {
 		t.Errorf("%d bytes of state for ids of 36 bytes", n)
@@ -361,7 +361,7 @@ func TestEvidenceOfAnotherPartitionHasNoContext(t *testing.T) {
 	d := detector(t)
 	r := newReplay(d)
 	say(t, r, "dont tell your parents", "how old are you")
-	it := &pipeline.Item{Message: message("c", "x", "a", "are you home alone? send me a selfie", 9), Position: pipeline.Position{Partition: 3, Offset: 7}}
+	it := &pipeline.Item{Message: message("x", "a", "are you home alone? send me a selfie", 9), Position: pipeline.Position{Partition: 3, Offset: 7}}
 	it.SetState(Name, r.states["c"])
 	a, err := d.Detect(t.Context(), it)
 	if err != nil || !alerts(a) {
@@ -456,7 +456,7 @@ func TestBadSettingsAreRefused(t *testing.T) {
 
 func BenchmarkDetectBenign(b *testing.B) {
 	d := detector(b)
-	it := &pipeline.Item{Message: message("c", "m", "a", "yeah I think we should just leave at seven, the bus is too late", 0)}
+	it := &pipeline.Item{Message: message("m", "a", "yeah I think we should just leave at seven, the bus is too late", 0)}
 	b.ReportAllocs()
 	for b.Loop() {
 		_, _ = d.Detect(b.Context(), it)
@@ -467,7 +467,7 @@ func BenchmarkDetectCueWithState(b *testing.B) {
 	d := detector(b)
 	r := newReplay(d)
 	say(b, r, developing...)
-	it := &pipeline.Item{Message: message("c", "new", "a", "are you alone right now? dont tell your mom about me pls", 20)}
+	it := &pipeline.Item{Message: message("new", "a", "are you alone right now? dont tell your mom about me pls", 20)}
 	it.SetState(Name, r.states["c"])
 	b.ReportAllocs()
 	for b.Loop() {
@@ -505,11 +505,68 @@ func BenchmarkWorstCases(b *testing.B) {
 		"rtl": strings.Repeat("שלום ", n/5), "math": strings.Repeat("𝐝", n), "leet": strings.Repeat("d0nt t3ll y0ur m0m ", n/19),
 	} {
 		b.Run(name, func(b *testing.B) {
-			it := &pipeline.Item{Message: message("c", "m", "a", text, 0)}
+			it := &pipeline.Item{Message: message("m", "a", text, 0)}
 			b.ReportAllocs()
 			for b.Loop() {
 				_, _ = d.Detect(b.Context(), it)
 			}
 		})
+	}
+}
+
+func TestAMarkedRepeatIsNotCountedAlsoWhereItIsNoLongerEvidence(t *testing.T) {
+	r := newReplay(detector(t))
+	r.seen["c\x00m"] = true
+	if a := r.judge(t, message("m", "a", "dont tell your parents", 0)); a.State != nil || a.Risk != 0 || len(a.Findings) == 0 {
+		t.Errorf("%d bytes of state, risk %v, %d findings", len(a.State), a.Risk, len(a.Findings))
+	}
+}
+
+func TestBytesBehindAStateAreDamage(t *testing.T) {
+	r := newReplay(detector(t))
+	say(t, r, developing...)
+	var s state
+	if s.decode(append(r.states["c"], 0)); len(s.directions) != 0 {
+		t.Error("taken for a state")
+	}
+}
+
+func TestAnAlertCitesItsOwnSenderOnly(t *testing.T) {
+	r := newReplay(detector(t))
+	r.judge(t, message("other", "b", "dont tell your parents", 0))
+	cited := false
+	for i, text := range developing {
+		for _, f := range r.judge(t, message(fmt.Sprint(i), "a", text, i)).Findings {
+			if f.MessageID == "other" {
+				t.Fatal("the evidence is another sender's")
+			}
+			cited = cited || f.MessageID != ""
+		}
+	}
+	if !cited {
+		t.Error("no earlier evidence of the sender")
+	}
+}
+
+func TestNoSingleCueAlertsWhateverTheThresholds(t *testing.T) {
+	m := detector(t).model
+	m.bands = [bands]float64{0.1, 0.9}
+	var s state
+	e := event{at: start.Unix(), prior: maxPrior}
+	e.weights[secrecy] = maxWeight
+	step(&s, &e, &m)
+	if r := m.conversation(&s, start.Unix()); r >= m.bands[0] {
+		t.Errorf("risk %v", r)
+	}
+}
+
+func TestAllAccountDataTogetherAreBounded(t *testing.T) {
+	n, young, old, no := 1000, 8, 90, false
+	m := message("m", "a", "", 0)
+	m.Sender.Age, m.Sender.Connected, m.Sender.AccountCreatedAt = &old, &no, &start
+	m.Sender.Behaviour = &pipeline.Behaviour{MinorsContacted: &n, StrangersContacted: &n, BlockedBy: &n, ReportedBy: &n}
+	m.Recipients = []pipeline.Party{{Age: &young}}
+	if p := prior(m); p != maxPrior {
+		t.Errorf("prior %v", p)
 	}
 }

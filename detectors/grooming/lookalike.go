@@ -15,7 +15,7 @@ j јᴊЈϳ k кκᴋΚК l ⅼʟӏӀ m мᴍΜМ n пɴηΝИиπ o оοᴏσΟ
 t тτᴛΤТ u υᴜцʋ v νᴠѵν w ԝшωᴡщѡ x хχΧХ y уγʏΥУүỿ z ᴢΖʐ
 æ:ae œ:oe ß:ss ø:o đ:d ð:d ł:l þ:th ħ:h ŧ:t ĸ:k ŋ:n ə:e`
 	last := ""
-	for _, f := range strings.Fields(table) {
+	for f := range strings.FieldsSeq(table) {
 		if chars, reading, ok := strings.Cut(f, ":"); ok {
 			for _, r := range chars {
 				m[r] = reading

@@ -152,7 +152,8 @@ var kind = func() (t [256]uint8) {
 func (l *lexicon) scanWords(s *scratch) {
 	b := s.folded.b
 	root, _ := l.words.step(0, ' ')
-	row, hit := root, false
+	row := root
+	var hit bool
 	var starts [maxPhraseWords * 2]int // of the latest words, by number
 	word, sentence := int32(0), int32(0)
 	after := true // a separator has just been read
@@ -214,7 +215,8 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 }
 
 func (l *lexicon) scanSquashed(text string, s *scratch) {
-	row, hit := uint32(0), false
+	row := uint32(0)
+	var hit bool
 	for i, c := range s.squashed.b {
 		if row, hit = l.squashed.step(row, c); !hit {
 			continue

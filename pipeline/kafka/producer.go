@@ -40,22 +40,6 @@ type ProducerConfig struct {
 // (socket.request.max.bytes, 100 MiB).
 const maxRequestBytes = 16 << 20
 
-// A TooLargeError says that one record can never be written. It is permanent:
-// the caller writes a reference in its place.
-type TooLargeError struct {
-	Index int // of the record in the call
-	Topic string
-	Bytes int // of the record as it would be written, at most
-	Limit int // 0 where the broker refused it without saying its limit
-}
-
-func (e *TooLargeError) Error() string {
-	if e.Limit == 0 {
-		return fmt.Sprintf("record %d for %s: its %d bytes are more than the broker takes", e.Index, e.Topic, e.Bytes)
-	}
-	return fmt.Sprintf("record %d for %s: its %d bytes are over the limit of %d", e.Index, e.Topic, e.Bytes, e.Limit)
-}
-
 // A Producer writes records. It is safe for concurrent use, and keeps no
 // records: a call holds what it writes until it returns.
 type Producer struct {
@@ -131,7 +115,7 @@ func (p *Producer) MaxRecordBytes() int { return p.cfg.MaxBatchBytes - batchHead
 // one call and topic go to one partition, the next call's to the next.
 //
 // Outages are ridden out until ctx ends; only what was not acknowledged is sent
-// again. A record that can never be written is a [*TooLargeError], which names
+// again. A record that can never be written is a [*pipeline.TooLargeError], which names
 // one; others of the call may have been written then, and the rest not.
 func (p *Producer) Produce(ctx context.Context, records []pipeline.Record) error {
 	refs := make([]*pipeline.Record, len(records))
@@ -168,7 +152,7 @@ type topicPartition struct {
 func (p *Producer) produce(ctx context.Context, records []*pipeline.Record) ([]pipeline.Position, error) {
 	for i, r := range records {
 		if n := encodedSize(r); n > p.MaxRecordBytes() {
-			return nil, pipeline.Permanent(&TooLargeError{i, r.Topic, n, p.MaxRecordBytes()})
+			return nil, pipeline.Permanent(&pipeline.TooLargeError{Index: i, Topic: r.Topic, Bytes: n, Limit: p.MaxRecordBytes()})
 		}
 	}
 	at := make([]pipeline.Position, len(records))
@@ -180,7 +164,7 @@ func (p *Producer) produce(ctx context.Context, records []*pipeline.Record) ([]p
 	for len(queues) > 0 {
 		before := len(queues)
 		done, err := p.round(ctx, queues, at)
-		if _, tooLarge := errors.AsType[*TooLargeError](err); tooLarge {
+		if _, tooLarge := errors.AsType[*pipeline.TooLargeError](err); tooLarge {
 			return nil, pipeline.Permanent(err)
 		}
 		if err == nil {
@@ -290,7 +274,7 @@ func (p *Producer) round(ctx context.Context, queues map[topicPartition][]*pendi
 					{topic: b.topic, partition: b.partition, records: b.records[half:], index: b.index[half:]},
 				}, queues[tp][1:]...)
 			case code == kgo.MessageSizeTooLarge || code == kgo.RecordListTooLarge:
-				errs = append([]error{&TooLargeError{Index: b.index[0], Topic: b.topic, Bytes: encodedSize(b.records[0])}}, errs...)
+				errs = append([]error{&pipeline.TooLargeError{Index: b.index[0], Topic: b.topic, Bytes: encodedSize(b.records[0])}}, errs...)
 			default:
 				errs = append(errs, fmt.Errorf("writing to %s/%d: %w", b.topic, b.partition, code))
 			}

@@ -203,7 +203,7 @@ func TestARecordOverTheLimitIsNamed(t *testing.T) {
 			records := numbered(c.topic, 0, 5)
 			records[3].Value = make([]byte, c.size)
 			err := p.Produce(t.Context(), records)
-			large, ok := errors.AsType[*TooLargeError](err)
+			large, ok := errors.AsType[*pipeline.TooLargeError](err)
 			if !ok || large.Index != 3 || large.Topic != c.topic || !pipeline.IsPermanent(err) {
 				t.Errorf("writing %d bytes to %s: %v", c.size, c.topic, err)
 			}

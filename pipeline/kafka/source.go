@@ -27,6 +27,11 @@ type SourceConfig struct {
 	// and OnGap is called again. The same gap may be reported again after a crash.
 	OnGap func(context.Context, pipeline.Gap) error
 
+	// OnAssign, where set, is called when a partition is assigned, before any of it
+	// is fetched, with the offset at which reading goes on, -1 where the group is
+	// new to it. Until it returns nil the partition waits and it is called again.
+	OnAssign func(ctx context.Context, partition, epoch int32, committed int64) error
+
 	MaxInFlight      int           // records of one partition; 20,000
 	MaxInFlightBytes int64         // keys and values of one partition, records not done; 64 MiB
 	MaxBatch         int           // records that one Receive returns; 1,000
@@ -297,14 +302,12 @@ type share struct {
 func (s *Source) generation(ctx context.Context, gen *kgo.Generation) {
 	epoch := s.epoch.Add(1)
 	var partitions []int
+	offsets := map[int]int64{}
 	for _, a := range gen.Assignments[s.cfg.Topic] {
 		partitions = append(partitions, a.ID)
+		offsets[a.ID] = max(a.Offset, -1) // negative: nothing was ever committed
 	}
 	slices.Sort(partitions)
-	offsets, err := s.committed(ctx, partitions)
-	if err != nil {
-		return // the generation is over
-	}
 	if len(partitions) == 0 {
 		// A topic that is gone ends generations as fast as they begin.
 		defer func() { _ = pause(context.WithoutCancel(ctx), time.Second) }()
@@ -334,52 +337,6 @@ func (s *Source) generation(ctx context.Context, gen *kgo.Generation) {
 	stop()
 	wg.Wait()
 	s.drain(gen, shares)
-}
-
-// committed asks for the group's offsets. kafka-go asked too, but takes an error
-// for one partition as "nothing was ever committed".
-func (s *Source) committed(ctx context.Context, partitions []int) (map[int]int64, error) {
-	out := make(map[int]int64, len(partitions))
-	if len(partitions) == 0 {
-		return out, nil
-	}
-	var wait backoff
-	var rare seldom
-	for {
-		res, err := s.client.api.OffsetFetch(ctx, &kgo.OffsetFetchRequest{
-			GroupID: s.cfg.Group, Topics: map[string][]int{s.cfg.Topic: partitions},
-		})
-		if err == nil {
-			err = res.Error
-		}
-		if err == nil {
-			clear(out)
-			for _, p := range res.Topics[s.cfg.Topic] {
-				if p.Error != nil {
-					err = p.Error
-					break
-				}
-				out[p.Partition] = p.CommittedOffset
-			}
-			if err == nil && len(out) != len(partitions) {
-				err = fmt.Errorf("offsets of %d partitions asked for, %d in the answer", len(partitions), len(out))
-			}
-		}
-		if err == nil {
-			return out, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		s.client.noteError(err)
-		if n, ok := rare.ok(); ok {
-			s.log.Warn("asking for committed offsets fails, trying again",
-				zap.String("group", s.cfg.Group), zap.Error(err), zap.Int("unlogged", n))
-		}
-		if err := wait.wait(ctx); err != nil {
-			return nil, err
-		}
-	}
 }
 
 // maxCommitFailures in a row end the generation: joining again finds a
@@ -490,7 +447,7 @@ func (s *Source) read(ctx context.Context, sh *share) {
 		}
 	}
 	var wait backoff
-	located := false
+	located, assigned := false, s.cfg.OnAssign == nil
 	for ctx.Err() == nil {
 		if !located {
 			ok, err := s.locate(ctx, sh)
@@ -505,6 +462,16 @@ func (s *Source) read(ctx context.Context, sh *share) {
 				continue
 			}
 			located = ok
+		}
+		if !assigned {
+			if err := s.cfg.OnAssign(ctx, sh.partition, sh.epoch, sh.committed); err != nil {
+				complain("preparing an assigned partition fails, trying again", err)
+				if wait.wait(ctx) != nil {
+					return
+				}
+				continue
+			}
+			assigned = true
 		}
 		if s.await(ctx, sh) != nil {
 			return

@@ -178,6 +178,25 @@ func (t *Topics) Create(ctx context.Context) ([]string, error) {
 	return made, errors.Join(errs...)
 }
 
+// Delete removes the topics with all that is in them.
+func (t *Topics) Delete(ctx context.Context) error {
+	var names []string
+	for _, s := range t.specs() {
+		names = append(names, s.name)
+	}
+	res, err := t.client.api.DeleteTopics(ctx, &kgo.DeleteTopicsRequest{Topics: names})
+	if err != nil {
+		return fmt.Errorf("deleting topics: %w", err)
+	}
+	var errs []error
+	for name, err := range res.Errors {
+		if err != nil && !errors.Is(err, kgo.UnknownTopicOrPartition) {
+			errs = append(errs, fmt.Errorf("deleting topic %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // TopicState is what a topic is.
 type TopicState struct {
 	Name            string

@@ -140,11 +140,11 @@ func (s *Sessions) ends(one session) time.Time {
 	if absolute == 0 {
 		absolute = SessionAbsolute
 	}
-	if a, b := one.used.Add(idle), one.startedAt.Add(absolute); a.Before(b) {
-		return a
-	} else {
-		return b
+	end := one.startedAt.Add(absolute)
+	if quiet := one.used.Add(idle); quiet.Before(end) {
+		return quiet
 	}
+	return end
 }
 
 // makeRoom drops what has ended and, where that is not enough, what ends first.

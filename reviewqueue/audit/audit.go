@@ -176,9 +176,11 @@ func (l *Log) Append(ctx context.Context, e Entry) (Receipt, error) {
 		return Receipt{}, fmt.Errorf("an audit entry of %d bytes is over the limit of %d", len(line), MaxEntryBytes)
 	}
 	p := &pending{line: append(line, '\n'), done: make(chan struct{})}
-	select {
+	select { // these first: where several are ready, the next select takes any
 	case <-l.closing:
 		return Receipt{}, ErrClosed
+	case <-ctx.Done():
+		return Receipt{}, fmt.Errorf("waiting for the audit log: %w", ctx.Err())
 	default:
 	}
 	select {

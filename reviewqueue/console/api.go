@@ -18,7 +18,7 @@ import (
 // Limits on what a request may carry; the queue has its own on what it asks for.
 const (
 	maxTokenLength = 512
-	maxKeyLength   = 128 // of an Idempotency-Key
+	maxKeyLength   = 256 // of an Idempotency-Key
 )
 
 // problemOf is the one place where errors become codes. Only errors whose text
@@ -49,11 +49,7 @@ func (s *server) problemOf(err error) *problem {
 
 // failed answers with the problem that err is.
 func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
-	p := s.problemOf(err)
-	if p.Status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "5")
-	}
-	s.fail(w, r, p)
+	s.fail(w, r, s.problemOf(err))
 }
 
 // Bodies of answers.
@@ -84,7 +80,7 @@ func (s *server) claim(w http.ResponseWriter, r *http.Request, who caller) {
 	}
 	key := r.Header.Get("Idempotency-Key")
 	if len(key) > maxKeyLength || len(r.Header.Values("Idempotency-Key")) > 1 {
-		newProblem(http.StatusUnprocessableEntity, "invalid", "Send one Idempotency-Key of at most 128 bytes.").write(w)
+		newProblem(http.StatusUnprocessableEntity, "invalid", "Send one Idempotency-Key of at most 256 bytes.").write(w)
 		return
 	}
 	lease, err := s.queue.Claim(r.Context(), who.reviewer, req.Queue, key)
@@ -132,32 +128,32 @@ func (s *server) reveal(w http.ResponseWriter, r *http.Request, who caller) {
 		p.write(w)
 		return
 	}
-	fields, p, err := s.doReveal(r, who, req)
-	switch {
-	case p != nil:
+	fields, p := s.doReveal(r, who, req)
+	if p != nil {
 		p.write(w)
-	case err != nil:
-		s.failed(w, r, err)
-	default:
-		answer(w, revealAnswer{fields})
+		return
 	}
+	answer(w, revealAnswer{fields})
 }
 
 // doReveal asks the queue for content, for the API and the pages alike.
-func (s *server) doReveal(r *http.Request, who caller, req revealRequest) (map[string]any, *problem, error) {
+func (s *server) doReveal(r *http.Request, who caller, req revealRequest) (map[string]any, *problem) {
 	if p := checkToken(req.LeaseToken); p != nil {
-		return nil, p, nil
+		return nil, p
 	}
 	purpose, err := access.ParsePurpose(req.Purpose)
 	if err != nil {
-		return nil, newProblem(http.StatusForbidden, "purpose", "No lawful reason was given. The purpose is one of safety_review, user_report, law_enforcement_request."), nil
+		return nil, newProblem(http.StatusForbidden, "purpose", "No lawful reason was given. The purpose is one of safety_review, user_report, law_enforcement_request.")
 	}
 	if req.Basis == "" {
-		return nil, newProblem(http.StatusForbidden, "basis", "No basis was given: the id of the case, of a report, or the reference of a legal request."), nil
+		return nil, newProblem(http.StatusForbidden, "basis", "No basis was given: the id of the case, of a report, or the reference of a legal request.")
 	}
 	fields, err := s.queue.Reveal(r.Context(), who.reviewer, r.PathValue("id"), req.LeaseToken,
 		reviewqueue.Request{Purpose: purpose, Basis: req.Basis, Fields: req.Fields})
-	return fields, nil, err
+	if err != nil {
+		return nil, s.problemOf(err)
+	}
+	return fields, nil
 }
 
 func (s *server) decide(w http.ResponseWriter, r *http.Request, who caller) {
@@ -166,28 +162,29 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request, who caller) {
 		p.write(w)
 		return
 	}
-	choice, p, err := s.doDecide(r, who, req)
-	switch {
-	case p != nil:
+	choice, p := s.doDecide(r, who, req)
+	if p != nil {
 		p.write(w)
-	case err != nil:
-		s.failed(w, r, err)
-	default:
-		answer(w, decisionAnswer{r.PathValue("id"), reviewqueue.Decided, choice})
+		return
 	}
+	answer(w, decisionAnswer{r.PathValue("id"), reviewqueue.Decided, choice})
 }
 
 // doDecide hands a decision to the queue, for the API and the pages alike.
-func (s *server) doDecide(r *http.Request, who caller, req decisionRequest) (reviewqueue.Choice, *problem, error) {
+func (s *server) doDecide(r *http.Request, who caller, req decisionRequest) (reviewqueue.Choice, *problem) {
 	if p := checkToken(req.LeaseToken); p != nil {
-		return "", p, nil
+		return "", p
 	}
 	choice, err := reviewqueue.ParseChoice(req.Decision)
 	if err != nil {
-		return "", newProblem(http.StatusUnprocessableEntity, "invalid", "The decision is one of confirm, dismiss, escalate."), nil
+		return "", newProblem(http.StatusUnprocessableEntity, "invalid", "The decision is one of confirm, dismiss, escalate.")
 	}
-	return choice, nil, s.queue.Decide(r.Context(), who.reviewer, r.PathValue("id"), req.LeaseToken,
+	err = s.queue.Decide(r.Context(), who.reviewer, r.PathValue("id"), req.LeaseToken,
 		reviewqueue.Decision{Choice: choice, Label: req.Label, Note: pipeline.NewText(req.Note)})
+	if err != nil {
+		return "", s.problemOf(err)
+	}
+	return choice, nil
 }
 
 func (s *server) stats(w http.ResponseWriter, r *http.Request, who caller) {

@@ -269,7 +269,7 @@ func TestWhatIsRevealedHidesItself(t *testing.T) {
 	}
 	g.q.mu.Unlock()
 	run(t, ctx, chromedp.Click(`button[value="context"]`))
-	eventually(t, ctx, `document.querySelector("[data-problem]").textContent.includes("no longer hold") && document.querySelector("[data-send]").disabled`)
+	eventually(t, ctx, `document.querySelector("[data-problem]").textContent.includes("no longer hold") && [...document.querySelectorAll(".desk button, .slot button, .lease button")].every((b) => b.disabled)`)
 	shot(t, ctx, "22-dark-lost")
 	clean(t, ctx, w)
 }

@@ -127,6 +127,7 @@ func (s *server) cookieName() string {
 }
 
 func (s *server) setCookie(w http.ResponseWriter, value string) {
+	//nolint:gosec // Secure wherever there is TLS; loopback has none
 	c := &http.Cookie{Name: s.cookieName(), Value: value, Path: "/", HttpOnly: true, Secure: s.TLS, SameSite: http.SameSiteStrictMode}
 	if value == "" {
 		c.MaxAge = -1
@@ -272,7 +273,7 @@ func (s *server) claimForm(w http.ResponseWriter, r *http.Request, who caller) {
 		s.failed(w, r, err)
 	default:
 		s.held.put(who.session, lease.Case.ID, lease.Token)
-		http.Redirect(w, r, "/cases/"+lease.Case.ID, http.StatusSeeOther)
+		http.Redirect(w, r, "/cases/"+lease.Case.ID, http.StatusSeeOther) //nolint:gosec // a path of ours
 	}
 }
 
@@ -388,10 +389,7 @@ func (s *server) revealForm(w http.ResponseWriter, r *http.Request, who caller) 
 		Fields: []string{r.PostForm.Get("field")}, // one at a time, whatever was sent
 	}
 	body := caseBody{Purpose: access.Purpose(req.Purpose), Basis: req.Basis}
-	fields, p, err := s.doReveal(r, who, req)
-	if err != nil {
-		p = s.problemOf(err)
-	}
+	fields, p := s.doReveal(r, who, req)
 	if p != nil {
 		if p.Status == http.StatusConflict {
 			s.lost(w, r, who)
@@ -450,17 +448,14 @@ func (s *server) decideForm(w http.ResponseWriter, r *http.Request, who caller) 
 		s.errorPage(w, p)
 		return
 	}
-	choice, p, err := s.doDecide(r, who, decisionRequest{
+	choice, p := s.doDecide(r, who, decisionRequest{
 		LeaseToken: r.PostForm.Get("lease_token"), Decision: r.PostForm.Get("decision"),
 		Label: r.PostForm.Get("label"), Note: strings.TrimSpace(r.PostForm.Get("note")),
 	})
-	if err != nil {
-		p = s.problemOf(err)
-	}
 	switch {
 	case p == nil:
 		s.held.drop(who.session, r.PathValue("id"))
-		http.Redirect(w, r, "/?said="+string(choice), http.StatusSeeOther)
+		http.Redirect(w, r, "/?said="+string(choice), http.StatusSeeOther) //nolint:gosec // a path of ours
 	case p.Status == http.StatusConflict:
 		s.lost(w, r, who)
 	case p.Status == http.StatusUnprocessableEntity:
@@ -482,7 +477,7 @@ func (s *server) keepForm(w http.ResponseWriter, r *http.Request, who caller) {
 	case err != nil:
 		s.failed(w, r, err)
 	default:
-		http.Redirect(w, r, "/cases/"+r.PathValue("id")+"?said=kept", http.StatusSeeOther)
+		http.Redirect(w, r, "/cases/"+r.PathValue("id")+"?said=kept", http.StatusSeeOther) //nolint:gosec // a path of ours
 	}
 }
 
@@ -516,6 +511,7 @@ type errorBody struct {
 
 // errorPage is a problem for people.
 func (s *server) errorPage(w http.ResponseWriter, p *problem) {
+	retryLater(w, p)
 	body := errorBody{p.Status, p.Title, p.Detail, "Go back to the cases."}
 	switch p.Status {
 	case http.StatusNotFound:

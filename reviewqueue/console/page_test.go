@@ -354,3 +354,15 @@ func TestNoAddressSearchesOrListsPeople(t *testing.T) {
 		t.Errorf("%d routes, want %d", len(routes), len(want))
 	}
 }
+
+func TestAWrongTokenIsNotMadeGoodByASession(t *testing.T) {
+	g := newRig(t, 0)
+	b := browse(g, "alice")
+	r := httptest.NewRequest(http.MethodGet, "/api/v1/stats", nil)
+	if w := b.do(r); w.Code != http.StatusOK {
+		t.Fatalf("the session alone: %d", w.Code)
+	}
+	r = httptest.NewRequest(http.MethodGet, "/api/v1/stats", nil)
+	r.Header.Set("Authorization", "Bearer wrong")
+	g.problem(b.do(r), http.StatusUnauthorized, "unauthenticated")
+}

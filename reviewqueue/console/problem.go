@@ -21,11 +21,18 @@ func newProblem(status int, code, detail string) *problem {
 }
 
 func (p *problem) write(w http.ResponseWriter) {
+	retryLater(w, p)
 	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // strings and a number always encode
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(body) // the client is gone: nobody to tell
+	_, _ = w.Write(body) //nolint:gosec // JSON, declared as such, and nosniff
+}
+
+func retryLater(w http.ResponseWriter, p *problem) {
+	if p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
 }

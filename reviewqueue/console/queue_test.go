@@ -142,7 +142,7 @@ func realQueue(t *testing.T) (*rig, *audit.Log, string) {
 // TestTheRealQueueAnswersAsDocumented takes a case through the API in front of
 // the queue itself, and holds what it answers to openapi.yaml.
 func TestTheRealQueueAnswersAsDocumented(t *testing.T) {
-	g, auditLog, trail := realQueue(t)
+	g, _, trail := realQueue(t)
 	_, compiler := specification(t)
 	fits := func(name string, body []byte) {
 		t.Helper()
@@ -206,7 +206,7 @@ func TestTheRealQueueAnswersAsDocumented(t *testing.T) {
 	g.problem(g.call("alice", http.MethodPost, c.path("decision"), decision), http.StatusConflict, "lease_lost")
 
 	// On the audit log rests everything: without it there is no content.
-	g, auditLog, _ = realQueue(t)
+	g, auditLog, _ := realQueue(t)
 	c = g.claim("alice")
 	auditLog.Close()
 	w = g.call("alice", http.MethodPost, c.path("reveal"), revealBody(c.LeaseToken, "safety_review", c.Case.ID, "text"))

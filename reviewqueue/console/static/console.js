@@ -15,6 +15,7 @@ const node = (tag, className = "", text = "") => {
 const page = $("#case");
 const caseID = page?.dataset.case;
 const leaseToken = $("#reveal input[name=lease_token], #decide input[name=lease_token]")?.value;
+let over = false; // the lease was lost
 const idleLimit = 10 * 60_000; // without a key or a pointer, the lease is left to run out
 
 for (const n of $$("[data-act]")) n.hidden = false;
@@ -163,7 +164,7 @@ async function reveal(button) {
   } catch {
     say("The service could not be reached. Nothing was shown.");
   } finally {
-    button.disabled = false;
+    button.disabled = over;
   }
 }
 
@@ -198,14 +199,13 @@ for (const kind of ["keydown", "pointerdown", "pointermove", "wheel"]) {
   addEventListener(kind, () => { lastTouch = Date.now(); }, { passive: true });
 }
 
-let over = false;
 function lost() {
   over = true;
   hideAll();
   for (const b of $$(".desk button, .lease button, .slot button")) b.disabled = true;
-  const left = $("[data-lease-left]");
-  if (left) left.textContent = "over";
-  say("You no longer hold this case. It waits for whoever claims next.");
+  $(".lease .soft").textContent = "";
+  $("[data-lease-left]").textContent = "lease over";
+  say("You no longer hold this case: its lease ran out, or it was decided elsewhere.");
 }
 
 if (page?.dataset.leaseSeconds && leaseToken) {
