@@ -187,8 +187,8 @@ type logFlags struct {
 	json  bool
 }
 
-func (l *logFlags) add(cl *commandLine) {
-	cl.StringVar(&l.level, "log-level", "info", "debug, info, warn or error; debug writes a line for each message, without content")
+func (l *logFlags) add(cl *commandLine, level string) {
+	cl.StringVar(&l.level, "log-level", level, "debug, info, warn or error; debug writes a line for each message, without content")
 	cl.BoolVar(&l.json, "log-json", false, "write the log as JSON")
 }
 

@@ -57,7 +57,7 @@ func (q *queueFlags) add(cl *commandLine) {
 	cl.env(&q.config, "config", "DMGUARD_CONFIG", "", "configuration `file`; what it does not name is as in \"dmguard config reference\"")
 	q.kafkaFlags.add(cl)
 	q.redisFlags.add(cl)
-	q.logFlags.add(cl)
+	q.logFlags.add(cl, "info")
 }
 
 func runQueue(ctx context.Context, cl *commandLine) error {

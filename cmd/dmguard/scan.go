@@ -40,15 +40,12 @@ func runScan(ctx context.Context, cl *commandLine) error {
 	var logs logFlags
 	opt.add(cl)
 	keys.add(cl)
-	logs.add(cl)
+	logs.add(cl, "warn")
 	canary := cl.String("canary", "", "file with the deployment's canary string; without it no canary is looked for")
 	files := cl.String("files", "/", "folder below which file:// attachments may lie; empty for none")
 	conversations := cl.Int("conversations", 100_000, "conversations whose state is kept in memory; the others' is kept in a temporary file")
 	if err := cl.parse(0, -1); err != nil {
 		return err
-	}
-	if logs.level == "info" {
-		logs.level = "warn" // the summary is enough beside verdicts
 	}
 	log, err := logs.logger(cl.err)
 	if err != nil {

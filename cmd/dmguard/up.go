@@ -44,15 +44,12 @@ func runUp(ctx context.Context, cl *commandLine) error {
 	var opt rulesetOptions
 	opt.add(cl)
 	var logs logFlags
-	logs.add(cl)
+	logs.add(cl, "warn")
 	data := dataFlag(cl)
 	address := cl.String("listen", "127.0.0.1:8080", "`address` of the API and the console")
 	noSeed := cl.Bool("no-seed", false, "start without made-up messages")
 	if err := cl.parse(0, 0); err != nil {
 		return err
-	}
-	if logs.level == "info" {
-		logs.level = "warn" // the screen is for people here
 	}
 	log, err := logs.logger(cl.err)
 	if err != nil {

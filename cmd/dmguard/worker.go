@@ -48,7 +48,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 	keys.add(cl)
 	kf.add(cl)
 	rf.add(cl)
-	logs.add(cl)
+	logs.add(cl, "info")
 	admin.add(cl, "127.0.0.1:9464")
 	group := cl.String("group", "dmguard-worker", "consumer group that shares the work")
 	plain := cl.Bool("allow-plaintext", false, "also take messages that are not sealed")
