@@ -114,3 +114,17 @@ func TestASuspectIsForgottenAfterThirtyDays(t *testing.T) {
 		t.Errorf("%d suspects, want only offset 2", j.Suspects())
 	}
 }
+
+func TestACleanCloseLeavesNoSuspects(t *testing.T) {
+	j := open(t, t.TempDir())
+	j.slot().set(Position{Topic: "t", Offset: 1})
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Errorf("closed twice: %v", err)
+	}
+	if j = open(t, j.dir); j.Suspects() != 0 {
+		t.Errorf("%d suspects after a clean end", j.Suspects())
+	}
+}

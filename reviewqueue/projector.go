@@ -171,6 +171,25 @@ func (q *Queue) positions(ctx context.Context, shard int) (map[string]int64, err
 	return nil, errUnsettled
 }
 
+// Behind returns how many records of the log the queue does not show yet.
+func (p *Projector) Behind(ctx context.Context) (int64, error) {
+	at, err := p.queue.lowest(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for _, topic := range topics() {
+		first, end, err := p.log.Ends(ctx, p.queue.topic(topic))
+		if err != nil {
+			return 0, fmt.Errorf("reading the ends of %s: %w", p.queue.topic(topic), err)
+		}
+		for partition, offset := range end {
+			n += max(0, offset-max(first[partition], at[field(topic, partition)]))
+		}
+	}
+	return n, nil
+}
+
 // lowest returns the next offset of a partition that not every shard has.
 func (q *Queue) lowest(ctx context.Context) (map[string]int64, error) {
 	var out map[string]int64

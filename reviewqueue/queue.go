@@ -172,15 +172,30 @@ func New(config Config, deps Deps) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("review queue: %w", err)
 	}
+	q := newQueue(config, deps)
+	q.open, q.audit = deps.Opener, deps.Audit
+	return q, nil
+}
+
+// NewView returns a queue that can be projected into and counted, and nothing
+// else: it has no keys, no audit log and no way to write a decision.
+func NewView(config Config, rdb redis.UniversalClient, log Log, logger *zap.Logger) (*Queue, error) {
+	if err := config.validate(); err != nil {
+		return nil, fmt.Errorf("review queue: %w", err)
+	}
+	return newQueue(config, Deps{Redis: rdb, Log: log, Logger: logger}), nil
+}
+
+func newQueue(config Config, deps Deps) *Queue {
 	q := &Queue{
-		config: config, deps: deps, log: deps.Logger, open: deps.Opener, audit: deps.Audit,
+		config: config, deps: deps, log: deps.Logger,
 		skew:        func() time.Duration { return 0 },
 		generations: slices.Repeat([]string{"0"}, config.Shards),
 	}
 	if q.log == nil {
 		q.log = zap.NewNop()
 	}
-	return q, nil
+	return q
 }
 
 // Labels returns the labels that may be put on a decision.

@@ -305,23 +305,6 @@ func (s *review) register() {
 		prometheus.NewDesc("dmguard_oldest_case_seconds", "Age of the oldest case that is not decided.", nil, nil)})
 }
 
-// projected reports whether the hits that the log holds are in the queue.
-func (s *review) projected(ctx context.Context, h *kafka.History) (bool, error) {
-	_, ends, err := h.Ends(ctx, s.config.Topics.Prefix+pipeline.TopicHits)
-	if err != nil {
-		return false, err
-	}
-	hits := int64(0)
-	for _, end := range ends {
-		hits += end
-	}
-	stats, err := s.queue.Stats(ctx, counter)
-	if err != nil {
-		return false, err
-	}
-	return hits == 0 || stats.Pending+stats.Leased+stats.Decided+stats.Dead > 0, nil
-}
-
 // counter may count cases and nothing else.
 var counter = access.Reviewer{ID: "metrics", Roles: []access.Role{access.Auditor}}
 

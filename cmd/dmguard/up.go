@@ -359,10 +359,8 @@ func (u *up) caughtUp(ctx context.Context) (bool, error) {
 			return false, nil
 		}
 	}
-	if !u.review.projector.CaughtUp() {
-		return false, nil
-	}
-	return u.review.projected(ctx, h)
+	behind, err := u.review.projector.Behind(ctx)
+	return behind == 0, err
 }
 
 // ready reports what keeps the first case from being claimed.
