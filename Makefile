@@ -11,8 +11,10 @@ TESTFLAGS ?= -race -timeout 20m
 COUNT     ?= 3
 # How long `make fuzz` stays on each target.
 FUZZTIME  ?= 30s
-# Which benchmarks `make bench` runs.
+# Which benchmarks `make gobench` runs.
 BENCH     ?= .
+# What `make bench` hands to dmguard bench, such as --json.
+BENCHFLAGS ?=
 # What `make up` hands to dmguard.
 UPFLAGS   ?=
 
@@ -63,7 +65,12 @@ fuzz: ## every fuzz target for FUZZTIME each (30s)
 	done
 
 .PHONY: bench
-bench: bin/testservers ## the benchmarks that match BENCH (all)
+bench: bin/testservers ## messages end to end, against servers started for it; BENCHFLAGS are handed on
+	go build -o bin/ ./cmd/dmguard
+	$(WITH_SERVERS) sh -c 'exec bin/dmguard bench --brokers "$$DMGUARD_TEST_BROKERS" --redis "$$DMGUARD_TEST_REDIS" $(BENCHFLAGS)'
+
+.PHONY: gobench
+gobench: bin/testservers ## the Go benchmarks that match BENCH (all)
 	$(WITH_SERVERS) go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
 
 .PHONY: up

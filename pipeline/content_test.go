@@ -169,6 +169,11 @@ func TestContentIsWhatWasPutIn(t *testing.T) {
 	if got := fmt.Sprint(text, blob, pipeline.Text{}, pipeline.NewBlob(nil)); got != "[text, 23 bytes] [blob, 23 bytes] [text, 0 bytes] [blob, 0 bytes]" {
 		t.Errorf("printed as %s", got)
 	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x", "%q", "%t"} {
+		if got := fmt.Sprintf(verb+verb, text, blob); got != "[text, 23 bytes][blob, 23 bytes]" {
+			t.Errorf("%s prints %s", verb, got)
+		}
+	}
 	var none pipeline.Message
 	if none.Text.Reveal() != "" || none.Text.Len() != 0 || (pipeline.Blob{}).Reveal() != nil {
 		t.Error("a zero value holds something")

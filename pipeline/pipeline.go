@@ -186,8 +186,8 @@ func (p *Pipeline) dispatch(ctx context.Context, lanes []*lane) error {
 	for {
 		batch, err := p.cfg.Source.Receive(ctx)
 		switch {
-		case errors.Is(err, io.EOF), err != nil && ctx.Err() != nil:
-			return nil
+		case errors.Is(err, io.EOF) || ctx.Err() != nil:
+			return nil //nolint:nilerr // the end of the input, or of our time
 		case err != nil:
 			return fmt.Errorf("receiving: %w", err)
 		}
@@ -602,7 +602,7 @@ func (p *Pipeline) ask(ctx context.Context, d Detector, it *Item) (answer Answer
 			err = fmt.Errorf("gave no answer within %v", p.cfg.DetectorTimeout)
 		}
 	}()
-	return d.Detect(&limit, it)
+	return d.Detect(&limit, it) //nolint:contextcheck // limit is made of ctx
 }
 
 // panicked logs a panic and returns it as an error. The value of a panic may
@@ -693,11 +693,12 @@ func (p *Pipeline) report(outcomes []*Outcome, delivered int, took time.Duration
 	for _, o := range outcomes {
 		v := o.Verdict
 		p.cfg.Metrics.count(v)
-		switch {
-		case v.Status == Failed:
+		switch v.Status {
+		case Failed:
 			failed++
-		case v.Status == Partial:
+		case Partial:
 			partial++
+		case Scanned, Skipped:
 		}
 		if v.Action > Allow {
 			hits++

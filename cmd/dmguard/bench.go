@@ -75,7 +75,7 @@ func runBench(ctx context.Context, cl *commandLine) error {
 		return err
 	}
 	defer rdb.Close()
-	loaded, err := rules.load(log)
+	loaded, err := rules.load(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (b *bench) run(ctx context.Context) (_ *benchResult, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if _, err := evidence.NewKeyPair(filepath.Join(dir, "pub"), filepath.Join(dir, "key")); err != nil {
 		return nil, err
 	}
@@ -156,6 +156,7 @@ func (b *bench) run(ctx context.Context) (_ *benchResult, err error) {
 		return nil, err
 	}
 	b.rules.config.Topics.Prefix = prefix
+	b.rules.config.Worker.StateTTL = 10 * time.Minute // what is left in Redis goes by itself
 	reg := prometheus.NewRegistry()
 	w := &worker{
 		conn: b.conn, redis: b.redis, rules: b.rules, sealer: sealer, group: prefix + "worker", journal: dir, log: b.log, registry: reg,

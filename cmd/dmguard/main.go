@@ -145,7 +145,7 @@ func (cl *commandLine) parse(least, most int) error {
 	var rest []string
 	args := cl.raw
 	for {
-		if err := cl.FlagSet.Parse(args); err != nil {
+		if err := cl.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
 				return err
 			}

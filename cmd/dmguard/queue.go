@@ -165,7 +165,7 @@ type review struct {
 	projector *reviewqueue.Projector
 	console   console.Config
 	legal     atomic.Pointer[[]string] // references of legal requests in force
-	closers   []func() error
+	closers   []func()
 }
 
 func openReview(ctx context.Context, opt reviewOptions) (_ *review, err error) {
@@ -190,7 +190,11 @@ func openReview(ctx context.Context, opt reviewOptions) (_ *review, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, log.Close)
+	s.closers = append(s.closers, func() {
+		if err := log.Close(); err != nil {
+			opt.log.Error("closing the audit log", zap.Error(err))
+		}
+	})
 	if torn.Bytes > 0 {
 		opt.log.Warn("a crash left the last line of the audit log unfinished; it was cut off, and was never acknowledged", zap.Int64("bytes", torn.Bytes))
 	}
@@ -202,7 +206,11 @@ func openReview(ctx context.Context, opt reviewOptions) (_ *review, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, fetcher.Close)
+	s.closers = append(s.closers, func() {
+		if err := fetcher.Close(); err != nil {
+			opt.log.Warn("closing the stores of attachments", zap.Error(err))
+		}
+	})
 	qc := queueConfig(opt.config)
 	s.queue, err = reviewqueue.New(qc, reviewqueue.Deps{
 		Redis: opt.redis, Log: queueLog{history}, Append: producer.ProduceOne,
@@ -245,9 +253,7 @@ func queueConfig(c *Config) reviewqueue.Config {
 
 func (s *review) close() {
 	for _, c := range slices.Backward(s.closers) {
-		if err := c(); err != nil {
-			s.log.Warn("closing", zap.Error(err))
-		}
+		c()
 	}
 }
 
@@ -301,8 +307,11 @@ func (s *review) register() {
 	if s.registry == nil {
 		return
 	}
-	s.registry.MustRegister(&queueCollector{s.queue, prometheus.NewDesc("dmguard_cases", "Cases, by state.", []string{"state"}, nil),
-		prometheus.NewDesc("dmguard_oldest_case_seconds", "Age of the oldest case that is not decided.", nil, nil)})
+	s.registry.MustRegister(&queueCollector{
+		queue:  s.queue,
+		cases:  prometheus.NewDesc("dmguard_cases", "Cases, by state.", []string{"state"}, nil),
+		oldest: prometheus.NewDesc("dmguard_oldest_case_seconds", "Age of the oldest case that is not decided.", nil, nil),
+	})
 }
 
 // counter may count cases and nothing else.

@@ -53,7 +53,7 @@ type rules struct {
 
 // load reads the configuration, the lists and the rule packs, and reports every
 // fault in them.
-func (o *rulesetOptions) load(log *zap.Logger) (*rules, error) {
+func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (*rules, error) {
 	r := &rules{opt: *o}
 	r.stamp = r.fingerprint()
 	cfg, err := loadConfig(o.config)
@@ -62,7 +62,7 @@ func (o *rulesetOptions) load(log *zap.Logger) (*rules, error) {
 	}
 	mediaConfig := cfg.Media
 	mediaConfig.FileRoots = append(append([]string{}, mediaConfig.FileRoots...), o.fileRoots...)
-	r.fetcher, err = media.Open(context.Background(), mediaConfig)
+	r.fetcher, err = media.Open(ctx, mediaConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +276,7 @@ func (r *rules) fingerprint() string {
 	return b.String()
 }
 
-func runConfigCheck(_ context.Context, cl *commandLine) error {
+func runConfigCheck(ctx context.Context, cl *commandLine) error {
 	var opt rulesetOptions
 	opt.add(cl)
 	if err := cl.parse(0, 1); err != nil {
@@ -290,7 +290,7 @@ func runConfigCheck(_ context.Context, cl *commandLine) error {
 		return err
 	}
 	opt.canary = "dmguard-canary-check" // the string itself is not part of the configuration
-	r, err := opt.load(log)
+	r, err := opt.load(ctx, log)
 	if err != nil {
 		return err
 	}

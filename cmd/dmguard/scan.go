@@ -34,7 +34,7 @@ const maxLine = 8 << 20
 // maxHeld bounds the input that scan has read and not answered yet, in bytes.
 const maxHeld = 128 << 20
 
-func runScan(ctx context.Context, cl *commandLine) error {
+func runScan(ctx context.Context, cl *commandLine) (err error) {
 	var opt rulesetOptions
 	var keys keyFlags
 	var logs logFlags
@@ -69,15 +69,15 @@ func runScan(ctx context.Context, cl *commandLine) error {
 			return err
 		}
 	}
-	rules, err := opt.load(log)
+	rules, err := opt.load(ctx, log)
 	if err != nil {
 		return err
 	}
 	memory := state.NewLocal(state.LocalOptions{CacheEntries: *conversations})
-	defer memory.Close()
+	defer func() { err = errors.Join(err, memory.Close()) }()
 
 	out := newVerdictWriter(cl.out)
-	src := newLineSource(inputs, out)
+	src := newLineSource(ctx, inputs, out)
 	p, err := pipeline.New(pipeline.Config{
 		Source: src,
 		Open: func(r *pipeline.Record) (*pipeline.Message, error) {
@@ -167,10 +167,10 @@ type lineSource struct {
 	err error
 }
 
-func newLineSource(in *inputs, out *verdictWriter) *lineSource {
+func newLineSource(ctx context.Context, in *inputs, out *verdictWriter) *lineSource {
 	s := &lineSource{batches: make(chan []*pipeline.Delivery), held: semaphore.NewWeighted(maxHeld)}
 	out.release = s.held.Release
-	go s.read(in)
+	go s.read(ctx, in)
 	return s
 }
 
@@ -194,9 +194,9 @@ func (s *lineSource) failed() error {
 	return s.err
 }
 
-// read runs until the end of the input or of the process: a read from a
-// terminal cannot be interrupted.
-func (s *lineSource) read(in *inputs) {
+// read runs until the end of the input or of ctx; a read from a terminal that
+// waits goes on until the process ends.
+func (s *lineSource) read(ctx context.Context, in *inputs) {
 	defer close(s.batches)
 	var offset int64
 	for i, r := range in.readers {
@@ -218,16 +218,17 @@ func (s *lineSource) read(in *inputs) {
 				// What is in the batch must be on its way before this waits
 				// for room that only its answers can make.
 				if !s.held.TryAcquire(size) {
-					if len(batch) > 0 {
-						s.batches <- batch
-						batch = nil
+					if !s.send(ctx, batch) || s.held.Acquire(ctx, size) != nil {
+						return
 					}
-					_ = s.held.Acquire(context.Background(), size) // ends with the answers
+					batch = nil
 				}
 				batch = append(batch, d)
 			}
 			if len(batch) > 0 && (err != nil || len(batch) == 256 || br.Buffered() == 0) {
-				s.batches <- batch
+				if !s.send(ctx, batch) {
+					return
+				}
 				batch = nil
 			}
 			if err != nil {
@@ -240,6 +241,19 @@ func (s *lineSource) read(in *inputs) {
 				break
 			}
 		}
+	}
+}
+
+// send hands a batch on and reports whether there is still somebody to take it.
+func (s *lineSource) send(ctx context.Context, batch []*pipeline.Delivery) bool {
+	if len(batch) == 0 {
+		return true
+	}
+	select {
+	case s.batches <- batch:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -43,7 +43,7 @@ func (t *topicFlags) add(cl *commandLine) {
 	cl.IntVar(&t.replication, "replication", 0, "copies of each record, instead of topics.replication")
 }
 
-func (t *topicFlags) open(ctx context.Context) (*kafka.Topics, error) {
+func (t *topicFlags) open() (*kafka.Topics, error) {
 	cfg, err := loadConfig(t.config)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func runTopicsCreate(ctx context.Context, cl *commandLine) error {
 	if err := cl.parse(0, 0); err != nil {
 		return err
 	}
-	t, err := flags.open(ctx)
+	t, err := flags.open()
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func runTopicsCheck(ctx context.Context, cl *commandLine) error {
 	if err := cl.parse(0, 0); err != nil {
 		return err
 	}
-	t, err := flags.open(ctx)
+	t, err := flags.open()
 	if err != nil {
 		return err
 	}

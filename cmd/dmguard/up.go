@@ -154,7 +154,7 @@ func (u *up) open(ctx context.Context, opt rulesetOptions) (err error) {
 		return err
 	}
 	opt.fileRoots = append(opt.fileRoots, u.path("attachments"))
-	if u.rules, err = opt.load(u.log); err != nil {
+	if u.rules, err = opt.load(ctx, u.log); err != nil {
 		return err
 	}
 	// The process must be gone within ten seconds of a signal.
@@ -247,7 +247,7 @@ func (u *up) openServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	u.closers = append(u.closers, func() { u.producer.Close() })
+	u.closers = append(u.closers, u.producer.Close)
 	reg := newRegistry()
 	u.review, err = openReview(ctx, reviewOptions{
 		config: u.rules.config, conn: u.conn, redis: u.redis, opener: opener, sealer: sealer, tokens: tokens,
@@ -275,11 +275,11 @@ func (u *up) close() {
 }
 
 // run serves until ctx ends.
-func (u *up) run(ctx context.Context, seed bool) error {
+func (u *up) run(ctx context.Context, seed bool) (err error) {
 	if err := u.describe(); err != nil {
 		return err
 	}
-	defer os.Remove(u.path("up.json"))
+	defer func() { err = errors.Join(err, os.Remove(u.path("up.json"))) }()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.worker.run(gctx) })
 	g.Go(func() error { return u.review.run(gctx) })
@@ -290,10 +290,9 @@ func (u *up) run(ctx context.Context, seed bool) error {
 				return fmt.Errorf("sending the first messages: %w", err)
 			}
 		}
-		if err := u.settle(gctx); err != nil {
-			return nil // we are stopping
+		if u.settle(gctx) {
+			u.greet()
 		}
-		u.greet()
 		return nil
 	})
 	if err := g.Wait(); err != nil {
@@ -317,8 +316,8 @@ func (u *up) describe() error {
 }
 
 // settle waits until every message that is there is judged and its case is in
-// the queue.
-func (u *up) settle(ctx context.Context) error {
+// the queue. It reports whether that came before the end of ctx.
+func (u *up) settle(ctx context.Context) bool {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -328,12 +327,12 @@ func (u *up) settle(ctx context.Context) error {
 		}
 		if done {
 			u.settled.Store(true)
-			return nil
+			return true
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return ctx.Err()
+			return false
 		}
 	}
 }
@@ -373,7 +372,7 @@ func (u *up) ready(ctx context.Context) error {
 
 func (u *up) greet() {
 	base := "http://" + u.listener.Addr().String()
-	invite := u.review.console.Invites.New("dev", 24*time.Hour)
+	invite := u.review.console.Invites.New("dev", access.FirstInviteTTL)
 	exe := "dmguard"
 	if len(os.Args) > 0 && filepath.Base(os.Args[0]) == "dmguard" && filepath.IsAbs(os.Args[0]) {
 		exe = "go run ./cmd/dmguard"

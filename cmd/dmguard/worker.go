@@ -86,7 +86,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 			return err
 		}
 	}
-	rules, err := opt.load(log)
+	rules, err := opt.load(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 	gaps := newGapRecorder(producer, cfg.Topics.Prefix, w.log, w.registry)
 	built := make(chan struct{})
 	var p *pipeline.Pipeline
-	source, err := kafka.OpenSource(w.conn, kafka.SourceConfig{
+	source, err := kafka.OpenSource(w.conn, kafka.SourceConfig{ //nolint:contextcheck // it lives until Close, to commit what the drain finished
 		Group: w.group, Topic: in, OnGap: gaps.record,
 		OnAssign: func(ctx context.Context, partition, epoch int32, committed int64) error {
 			select {

@@ -34,9 +34,8 @@ func NewHistory(conn Connection, log *zap.Logger) (*History, error) {
 }
 
 // Close lets go of the connections.
-func (h *History) Close() error {
+func (h *History) Close() {
 	h.client.close()
-	return nil
 }
 
 // A GapError says that records asked for are gone.

@@ -89,9 +89,8 @@ func NewProducer(conn Connection, cfg ProducerConfig, log *zap.Logger) (*Produce
 }
 
 // Close lets go of the connections.
-func (p *Producer) Close() error {
+func (p *Producer) Close() {
 	p.client.close()
-	return nil
 }
 
 // ProducerStats are counts since the start.

@@ -93,9 +93,8 @@ func NewTopics(conn Connection, cfg TopicsConfig) (*Topics, error) {
 }
 
 // Close lets go of the connections.
-func (t *Topics) Close() error {
+func (t *Topics) Close() {
 	t.client.close()
-	return nil
 }
 
 // Name returns the full name of a topic, such as [pipeline.TopicHits].
