@@ -155,7 +155,14 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	}
 	idle := make(chan struct{})
 	go func() { busy.Wait(); close(idle) }()
-	g.Go(func() error { return p.watch(gctx, lanes, idle) })
+	stuck := make(chan error, 1)
+	g.Go(func() error {
+		err := p.watch(gctx, lanes, idle)
+		if err != nil {
+			stuck <- err
+		}
+		return err
+	})
 	g.Go(func() error {
 		defer func() {
 			for _, l := range lanes {
@@ -169,7 +176,17 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		defer context.AfterFunc(gctx, cancel)()
 		return p.dispatch(receive, lanes)
 	})
-	err := g.Wait()
+	ended := make(chan error, 1)
+	go func() { ended <- g.Wait() }()
+	var err error
+	select {
+	case err = <-ended:
+	case err = <-stuck:
+		return err // without waiting for the lane that will never return
+	}
+	for _, l := range lanes {
+		l.slot.free()
+	}
 	if err == nil || errors.Is(err, context.Canceled) {
 		if cause := context.Cause(work); cause != nil && !errors.Is(cause, context.Canceled) {
 			return cause
@@ -301,6 +318,7 @@ func (p *Pipeline) split(batch []*Delivery) func(yield func([]*Delivery) bool) {
 
 // touch notes which message the lane is about to look at: for the journal, in
 // case it kills the process, and for the watch, in case it never returns.
+// letGo says that it looks at none.
 func (l *lane) touch(d *Delivery) {
 	l.at.Store(&d.Position)
 	l.since.Store(time.Now().UnixNano())
@@ -393,12 +411,14 @@ func (p *Pipeline) judge(ctx context.Context, l *lane, rules *Ruleset, batch []*
 		}
 		items[i] = Item{Message: m, Position: d.Position}
 		o.Item = &items[i]
-		media = media || len(m.Attachments) > 0
+		media = media || len(m.Attachments) > 0 && !rules.Policy.skips(m)
 	}
 	clock.lap(stageOpen)
 
+	// What follows waits for others. Were the process killed meanwhile, no
+	// message of this batch would be to blame.
+	l.letGo()
 	if media {
-		l.letGo()
 		if err := p.prepare(ctx, rules, all); err != nil {
 			return nil, nil, nil, err
 		}
@@ -509,7 +529,7 @@ func (p *Pipeline) prepare(ctx context.Context, rules *Ruleset, all []Outcome) e
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range all {
 		it := all[i].Item
-		if it == nil || len(it.Message.Attachments) == 0 {
+		if it == nil || len(it.Message.Attachments) == 0 || rules.Policy.skips(it.Message) {
 			continue
 		}
 		g.Go(func() error {
@@ -557,13 +577,17 @@ func (p *Pipeline) detect(ctx context.Context, rules *Ruleset, it *Item) (v *Ver
 		Findings:       []Finding{},
 		Versions:       rules.Versions,
 	}
-	if slices.Contains(rules.Policy.SkipRegions, it.Message.Region) {
+	if rules.Policy.skips(it.Message) {
 		v.Status, v.SkipReason = Skipped, "scanning is off in region "+it.Message.Region
 		return v, nil
 	}
 	var failures []string
 	for _, d := range rules.Detectors {
 		answer, err := p.ask(ctx, d, it)
+		if err == nil && len(answer.State) > maxState {
+			// It could not be saved, and would stop the partition.
+			answer.State, err = nil, fmt.Errorf("its state of %d bytes is larger than %d", len(answer.State), maxState)
+		}
 		if err != nil {
 			v.FailedDetectors = append(v.FailedDetectors, d.Name())
 			failures = append(failures, d.Name()+": "+err.Error())

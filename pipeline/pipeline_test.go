@@ -306,27 +306,80 @@ func TestAttachmentsArePreparedAgainAfterAnOutage(t *testing.T) {
 func TestAStuckMessageEndsTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
+		defer close(release) // the process would end; here the hanging lane must
 		src := &source{records: records(message("m-1", "c-1"))}
-		cfg := config(src, &sink{}, detector{"hangs", func(context.Context, *pipeline.Item) (pipeline.Answer, error) {
+		err := run(t, config(src, &sink{}, detector{"hangs", func(context.Context, *pipeline.Item) (pipeline.Answer, error) {
 			<-release
 			return pipeline.Answer{}, nil
-		}})
-		p, err := pipeline.New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		failed := make(chan error, 1)
-		go func() { failed <- p.Run(t.Context()) }()
-		// The process would end here; in a test the hanging lane must be let go.
-		<-time.After(5 * time.Minute)
-		close(release)
-		if err := <-failed; !errors.Is(err, pipeline.ErrStuck) {
+		}}))
+		if !errors.Is(err, pipeline.ErrStuck) {
 			t.Errorf("Run() = %v, want ErrStuck", err)
 		}
 		if len(src.done) != 0 {
 			t.Errorf("done = %v, want none", src.done)
 		}
 	})
+}
+
+// forgetful is a Memory that does not answer until a time.
+type forgetful struct {
+	memory
+	until time.Time
+}
+
+func (f *forgetful) Load(ctx context.Context, keys []pipeline.ConversationKey) ([]pipeline.Conversation, error) {
+	if time.Now().Before(f.until) {
+		return nil, errors.New("redis is down")
+	}
+	return f.memory.Load(ctx, keys)
+}
+
+func TestAnOutageIsNoMessagesFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &source{records: records(message("m-1", "c-1"))}
+		cfg := config(src, &sink{}, counts)
+		cfg.Memory = &forgetful{until: time.Now().Add(5 * time.Minute)} // longer than StuckAfter
+		if err := run(t, cfg); err != nil {
+			t.Error(err)
+		}
+		if len(src.done) != 1 {
+			t.Errorf("done = %v, want the message", src.done)
+		}
+	})
+}
+
+func TestNothingIsFetchedInARegionThatIsOff(t *testing.T) {
+	src, out := &source{records: records(
+		`{"id":"m-1","conversation_id":"c-1","sent_at":"2026-03-01T16:00:00Z","sender":{"id":"u-1"},"region":"ZZ","attachments":[{"id":"a-1","media_type":"image/png"}]}`)}, &sink{}
+	cfg := config(src, out)
+	cfg.Ruleset.Prepare = func(context.Context, *pipeline.Item) error {
+		t.Error("an attachment was prepared")
+		return nil
+	}
+	if err := run(t, cfg); err != nil {
+		t.Fatal(err)
+	}
+	if v := out.verdict(t, "m-1"); v.Status != pipeline.Skipped {
+		t.Errorf("status %v, want skipped", v.Status)
+	}
+}
+
+func TestAStateThatCannotBeSavedIsItsDetectorsFailure(t *testing.T) {
+	src, out, mem := &source{records: records(message("m-1", "c-1"))}, &sink{}, &memory{}
+	cfg := config(src, out, detector{"hoards", func(context.Context, *pipeline.Item) (pipeline.Answer, error) {
+		return pipeline.Answer{State: make([]byte, 2<<20)}, nil
+	}})
+	cfg.Memory = mem
+	if err := run(t, cfg); err != nil {
+		t.Fatal(err)
+	}
+	if v := out.verdict(t, "m-1"); v.Status != pipeline.Partial || !slices.Equal(v.FailedDetectors, []string{"hoards"}) {
+		t.Errorf("verdict %+v, want a partial one that names the detector", v)
+	}
+	c := mem.states["c-1"]
+	if _, err := c.AppendBinary(nil); err != nil {
+		t.Errorf("what was remembered cannot be saved: %v", err)
+	}
 }
 
 func TestAReloadIsTakenOverByTheNextBatch(t *testing.T) {

@@ -135,6 +135,9 @@ type Policy struct {
 	SkipRegions []string `yaml:"skip_regions"`
 }
 
+// skips reports whether a message lies where nothing is scanned.
+func (p *Policy) skips(m *Message) bool { return slices.Contains(p.SkipRegions, m.Region) }
+
 // Threshold asks for an action and a severity where a finding in Category, and
 // with Label where one is named, scores Min or more.
 type Threshold struct {
