@@ -54,7 +54,7 @@ func runBench(ctx context.Context, cl *commandLine) error {
 	cl.IntVar(&opt.messages, "messages", 400_000, "how many messages")
 	cl.IntVar(&opt.conversations, "conversations", 50_000, "how many conversations they belong to")
 	cl.IntVar(&opt.partitions, "partitions", 8, "partitions of the topics")
-	cl.Float64Var(&opt.cues, "cues", 0.01, "share of messages with a mild sign of risk")
+	cl.Float64Var(&opt.cues, "cues", 0.02, "share of messages with a mild sign of risk")
 	asJSON := cl.Bool("json", false, "print JSON")
 	if err := cl.parse(0, 0); err != nil {
 		return err

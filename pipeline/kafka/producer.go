@@ -160,6 +160,7 @@ func (p *Producer) produce(ctx context.Context, records []*pipeline.Record) ([]p
 		return nil, err
 	}
 	var wait backoff
+	failed := 0
 	for len(queues) > 0 {
 		before := len(queues)
 		done, err := p.round(ctx, queues, at)
@@ -171,7 +172,10 @@ func (p *Producer) produce(ctx context.Context, records []*pipeline.Record) ([]p
 		}
 		p.retries.Add(1)
 		p.client.noteError(err)
-		p.complain(err, before)
+		// A leader that has moved costs one attempt: that is no news.
+		if failed++; failed > 1 {
+			p.complain(err, before)
+		}
 		if done {
 			wait.reset()
 		}
