@@ -602,6 +602,8 @@ func TestStatsSayHowFarBehindASourceIs(t *testing.T) {
 			d.Done()
 		}
 		ds[12].Done()
+		// What was delivered is counted after it was taken.
+		eventually(t, "the deliveries are counted", func() bool { return s.Stats().Delivered == 25 })
 		st := s.Stats()
 		p := st.Partitions[0]
 		if p.Done != 15 || p.Lag() != 15 || p.Margin() != 10 || p.InFlight != 14 || p.Held != 15 || p.LogStart != 5 || p.End != 30 ||
