@@ -134,7 +134,12 @@ func (b *bench) run(ctx context.Context) (_ *benchResult, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, topics.Delete(context.WithoutCancel(ctx))) }()
-	keys, err := envelope.New()
+	dir, err := os.MkdirTemp("", "dmguard-bench")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	keys, err := benchKeys(filepath.Join(dir, "keys"))
 	if err != nil {
 		return nil, err
 	}
@@ -143,11 +148,6 @@ func (b *bench) run(ctx context.Context) (_ *benchResult, err error) {
 		return nil, err
 	}
 
-	dir, err := os.MkdirTemp("", "dmguard-bench")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if _, err := evidence.NewKeyPair(filepath.Join(dir, "pub"), filepath.Join(dir, "key")); err != nil {
 		return nil, err
 	}
@@ -160,17 +160,7 @@ func (b *bench) run(ctx context.Context) (_ *benchResult, err error) {
 	reg := prometheus.NewRegistry()
 	w := &worker{
 		conn: b.conn, redis: b.redis, rules: b.rules, sealer: sealer, group: prefix + "worker", journal: dir, log: b.log, registry: reg,
-		open: func(r *pipeline.Record) (*pipeline.Message, error) {
-			plain, head, err := keys.Open(r.Value)
-			if err != nil {
-				return nil, err
-			}
-			m, err := pipeline.ParseMessage(plain)
-			if err != nil {
-				return nil, err
-			}
-			return m, envelope.CheckIDs(head, m)
-		},
+		open: openerWith(keys, false),
 	}
 	runtime.GC()
 	working, stop := context.WithCancel(ctx)
@@ -199,8 +189,21 @@ func (b *bench) run(ctx context.Context) (_ *benchResult, err error) {
 	return r, b.count(ctx, prefix, r)
 }
 
+func benchKeys(path string) (*envelope.Reloader, error) {
+	k, err := envelope.New()
+	if err != nil {
+		return nil, err
+	}
+	file := envelope.File{Path: path}
+	if err := file.Create(k); err != nil {
+		return nil, err
+	}
+	keys, _, err := envelope.NewReloader(file)
+	return keys, err
+}
+
 // produce writes the messages and returns how many bytes they have.
-func (b *bench) produce(ctx context.Context, keys *envelope.Keyset, topic string) (bytes int64, err error) {
+func (b *bench) produce(ctx context.Context, keys *envelope.Reloader, topic string) (bytes int64, err error) {
 	producer, err := kafka.NewProducer(b.conn, kafka.ProducerConfig{}, b.log)
 	if err != nil {
 		return 0, err

@@ -124,40 +124,35 @@ func runKeysNew(_ context.Context, cl *commandLine) error {
 }
 
 func runKeysRotate(_ context.Context, cl *commandLine) error {
-	f := keyFile(cl)
-	if err := cl.parse(1, 1); err != nil {
-		return err
-	}
-	f.Path = cl.args()[0]
-	k, err := loadKeys(cl, f)
-	if err != nil {
-		return err
-	}
-	k, _, err = k.Rotate()
-	if err != nil {
-		return err
-	}
-	if err := f.Replace(k); err != nil {
-		return err
-	}
-	return printKeys(cl.out, k, false)
+	return changeKeys(cl, 1, func(k *envelope.Keyset) (*envelope.Keyset, error) {
+		k, _, err := k.Rotate()
+		return k, err
+	})
 }
 
 func runKeysDisable(_ context.Context, cl *commandLine) error {
+	return changeKeys(cl, 2, func(k *envelope.Keyset) (*envelope.Keyset, error) {
+		id, err := strconv.ParseUint(cl.args()[1], 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("key id %q is not a decimal number of 32 bits", cl.args()[1])
+		}
+		return k.Disable(uint32(id))
+	})
+}
+
+// changeKeys replaces the keyset that the first argument names by what change
+// makes of it.
+func changeKeys(cl *commandLine, arguments int, change func(*envelope.Keyset) (*envelope.Keyset, error)) error {
 	f := keyFile(cl)
-	if err := cl.parse(2, 2); err != nil {
+	if err := cl.parse(arguments, arguments); err != nil {
 		return err
 	}
 	f.Path = cl.args()[0]
-	id, err := strconv.ParseUint(cl.args()[1], 10, 32)
-	if err != nil {
-		return fmt.Errorf("key id %q is not a decimal number of 32 bits", cl.args()[1])
-	}
 	k, err := loadKeys(cl, f)
 	if err != nil {
 		return err
 	}
-	if k, err = k.Disable(uint32(id)); err != nil {
+	if k, err = change(k); err != nil {
 		return err
 	}
 	if err := f.Replace(k); err != nil {

@@ -9,5 +9,5 @@ import (
 // TestMain makes the test binary stand in for dmguard: scripts, and tests that
 // start processes, find it in PATH.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"dmguard": main})
+	testscript.Main(m, map[string]func(){"dmguard": main, "dmguard-poisoned": poisonedWorker})
 }
