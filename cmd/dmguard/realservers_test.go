@@ -945,3 +945,341 @@ func (r *ownRedis) kill() {
 	_ = r.cmd.Process.Kill()
 	_ = r.cmd.Wait() // it was killed
 }
+
+// risks returns conversations with mild signs of risk, n messages in each.
+func (d *realDeployment) risks(name string, conversations, n int) [][]inputMessage {
+	d.t.Helper()
+	var out [][]inputMessage
+	for i := range conversations {
+		out = append(out, d.riskyTalk(fmt.Sprintf("%s-%d", name, i), n))
+	}
+	return out
+}
+
+// part returns messages from to before to of each conversation, interleaved.
+func part(talks [][]inputMessage, from, to int) []inputMessage {
+	var out [][]inputMessage
+	for _, talk := range talks {
+		out = append(out, talk[from:to])
+	}
+	return interleave(out...)
+}
+
+// TestARedisOutageStopsProgressAndLosesNothing has Redis hang, die and come back
+// empty under running services, and again while no worker runs. Nothing is
+// committed whose state was not saved, conversations go on with the risk that
+// scan gives them, and the queue fills again by itself.
+func TestARedisOutageStopsProgressAndLosesNothing(t *testing.T) {
+	server := startRedis(t)
+	d := newRealDeployment(t, deploymentOptions{redis: server.address})
+	queue := d.queue()
+	old, current := d.risks("old", 30, 36), d.risks("current", 30, 36)
+	var all []inputMessage
+	send := func(messages []inputMessage) {
+		all = append(all, messages...)
+		d.produce(messages...)
+	}
+	w := d.worker("journal")
+	send(part(old, 0, 12))
+	d.awaitAllCommitted(w)
+	w.drain()
+	// The next worker sees other conversations first: it has nothing of the old
+	// ones in its cache.
+	w = d.worker("journal")
+	send(part(current, 0, 8))
+	d.awaitAllCommitted(w)
+
+	before, written := d.committed(), sumOf(d.ends(pipeline.TopicVerdicts))
+	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	send(part(current, 8, 16))
+	d.await("the worker to fail at saving", func() bool {
+		if c := d.committed(); !maps.Equal(c, before) {
+			t.Fatalf("committed %v without Redis, after %v", c, before)
+		}
+		return bytes.Contains(w.logged(), []byte("retrying; nothing is committed meanwhile"))
+	})
+	if sumOf(d.ends(pipeline.TopicVerdicts)) == written {
+		t.Error("no verdict was written: this outage came before there was anything to commit")
+	}
+	server.kill()
+	server.start()
+	d.awaitAllCommitted(w)
+	send(interleave(part(old, 12, 24), part(current, 16, 24)))
+	d.awaitAllCommitted(w)
+
+	w.drain()
+	server.kill()
+	server.start()
+	w = d.worker("journal")
+	send(interleave(part(current, 24, 36), part(old, 24, 36)))
+	d.awaitAllCommitted(w)
+	w.drain()
+
+	want := d.scanned(all...)
+	t.Logf("judged twice: %d of %d", d.sameVerdicts(want), len(all))
+	d.awaitCases(casesIn(want))
+	if queue.ended() {
+		t.Errorf("the queue ended: %v", queue.cmd.ProcessState)
+	}
+}
+
+// TestQueueRebuildGivesTheSameCases works a queue in a Redis Cluster over HTTP,
+// throws the view away by "queue rebuild" and by FLUSHALL, and finds every case
+// as it was: what was decided stays decided.
+func TestQueueRebuildGivesTheSameCases(t *testing.T) {
+	addresses := realServer(t, "DMGUARD_TEST_REDIS_CLUSTER")
+	d := newRealDeployment(t, deploymentOptions{redis: addresses, shards: 4})
+	messages := part(d.risks("talk", 24, 20), 0, 20)
+	for i := range listedDigests {
+		id := fmt.Sprintf("picture-%d", i)
+		messages = append(messages, d.message(id, id, map[string]any{"attachments": []any{
+			map[string]any{"id": id + "-a", "media_type": "image/png", "data": generatedPicture(t, firstListed+i)},
+		}}))
+	}
+	d.produce(messages...)
+	w := d.worker("journal")
+	d.awaitAllCommitted(w)
+	w.drain()
+	want := casesIn(d.scanned(messages...))
+	if len(want) < 20 {
+		t.Fatalf("%d cases: too few to show anything", len(want))
+	}
+	queue := d.queue()
+	d.awaitCases(want)
+
+	type claimed struct{ path, token string }
+	claim := func() claimed {
+		t.Helper()
+		status, answer := queue.call(http.MethodPost, "/api/v1/claims", map[string]any{})
+		c, _ := answer["case"].(map[string]any)
+		if status != http.StatusOK || c == nil {
+			t.Fatalf("claiming: status %d, %v", status, answer)
+		}
+		return claimed{"/api/v1/cases/" + fmt.Sprint(c["id"]), fmt.Sprint(answer["lease_token"])}
+	}
+	expect := func(want int, path string, body map[string]any) {
+		t.Helper()
+		if status, answer := queue.call(http.MethodPost, path, body); status != want {
+			t.Errorf("%s: status %d, not %d: %v", path, status, want, answer)
+		}
+	}
+	const decisions = 9
+	var last claimed
+	for i := range decisions {
+		last = claim()
+		choice := []string{"confirm", "dismiss", "escalate"}[i%3]
+		expect(http.StatusOK, last.path+"/decision", map[string]any{"lease_token": last.token, "decision": choice, "label": "other_harm", "note": "made up"})
+		expect(http.StatusConflict, last.path+"/decision", map[string]any{"lease_token": last.token, "decision": "dismiss"})
+	}
+	released := claim()
+	expect(http.StatusNoContent, released.path+"/release", map[string]any{"lease_token": released.token})
+
+	view, rdb := d.view()
+	// The projector folds a decision after it was answered.
+	snapshot := func() map[string]*reviewqueue.Case {
+		out := map[string]*reviewqueue.Case{}
+		for id := range want {
+			c, err := view.Case(d.ctx, someReviewer, id)
+			if err != nil {
+				return nil
+			}
+			out[id] = c
+		}
+		return out
+	}
+	var before map[string]*reviewqueue.Case
+	d.await("the decisions to be in force", func() bool {
+		before = snapshot()
+		n := 0
+		for _, c := range before {
+			if c.State == reviewqueue.Decided {
+				n++
+			}
+		}
+		return n == decisions
+	})
+	same := func(after string) {
+		t.Helper()
+		var diff string
+		d.await("the cases to be back after "+after, func() bool {
+			diff = cmp.Diff(before, snapshot())
+			return diff == "" || t.Failed()
+		})
+	}
+
+	f := d.dmguard("queue", "rebuild", "--config", d.path("dmguard.yaml"), "--brokers", d.brokers, "--redis", addresses)
+	if says := fmt.Sprintf("%d pending, 0 leased, %d decided, 0 dead", len(want)-decisions, decisions); !strings.Contains(f.out, says) {
+		t.Errorf("queue rebuild: %s, expected %s", f.out, says)
+	}
+	if diff := cmp.Diff(before, snapshot()); diff != "" {
+		t.Errorf("cases before and after a rebuild (-before +after):\n%s", diff)
+	}
+	expect(http.StatusConflict, last.path+"/decision", map[string]any{"lease_token": last.token, "decision": "dismiss"})
+
+	cluster, ok := rdb.(*redis.ClusterClient)
+	if !ok {
+		t.Fatalf("%s is no cluster", addresses)
+	}
+	err := cluster.ForEachMaster(d.ctx, func(ctx context.Context, node *redis.Client) error { return node.FlushAll(ctx).Err() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("FLUSHALL")
+	next := claim()
+	expect(http.StatusOK, next.path+"/decision", map[string]any{"lease_token": next.token, "decision": "confirm", "label": "grooming"})
+	d.conform()
+	queue.drain()
+}
+
+func TestWorkerRefusesPlainMessagesByDefault(t *testing.T) {
+	d := newRealDeployment(t, deploymentOptions{redis: realRedis(t), partitions: 1})
+	plain := inputMessage{id: "plain", conversation: "c-1", value: plainMessage(t, "plain", "c-1", nil), bad: true}
+	messages := []inputMessage{plain, d.message("sealed", "c-1", nil)}
+	d.produce(messages...)
+	w := d.worker("journal")
+	d.awaitAllCommitted(w)
+	w.drain()
+	d.deadLettersAreThoseOf(messages)
+	d.sameVerdicts(d.scanned(messages[1]))
+	for _, r := range d.records(pipeline.TopicDeadLetters) {
+		if reason := r.Header("reason"); !strings.Contains(reason, "--allow-plaintext") {
+			t.Errorf("the reason does not say what to do: %s", reason)
+		}
+	}
+
+	later := inputMessage{id: "allowed", conversation: "c-1", value: plainMessage(t, "allowed", "c-1", nil)}
+	d.produce(later)
+	w = d.worker("journal", "--allow-plaintext")
+	d.awaitAllCommitted(w)
+	w.drain()
+	if vs := d.verdicts()["allowed"]; len(vs) != 1 || vs[0].Status != pipeline.Scanned {
+		t.Errorf("with --allow-plaintext: %v", vs)
+	}
+
+	args := slices.DeleteFunc(d.workerArgs("journal"), func(a string) bool { return a == "--keys" || a == d.path("keys.json") })
+	if f := d.try(nil, args...); f.status != 1 || !strings.Contains(f.err, "--keys") || !strings.Contains(f.err, "--allow-plaintext") {
+		t.Errorf("with neither keys nor leave to take plain messages: exit status %d\n%s", f.status, f.err)
+	}
+}
+
+func TestTopicsCheckNamesWhatIsWrong(t *testing.T) {
+	d := newRealDeployment(t, deploymentOptions{redis: realRedis(t)})
+	check := func() finished {
+		return d.try(nil, "topics", "check", "--brokers", d.brokers, "--config", d.path("dmguard.yaml"))
+	}
+	if f := check(); f.status != 0 || f.out != "ok\n" {
+		t.Fatalf("topics as they were made: exit status %d\n%s%s", f.status, f.out, f.err)
+	}
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType = kmsg.ConfigResourceTypeTopic
+	resource.ResourceName = d.topic(pipeline.TopicHits)
+	retention := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	retention.Name, retention.Value = "retention.ms", new("86400000")
+	resource.Configs = append(resource.Configs, retention)
+	req.Resources = append(req.Resources, resource)
+	if _, err := req.RequestWith(d.ctx, d.admin); err != nil {
+		t.Fatal(err)
+	}
+	var f finished
+	d.await("the broker to have taken it over", func() bool { f = check(); return f.status != 0 })
+	for _, part := range []string{d.topic(pipeline.TopicHits), "records are deleted after 24h0m0s", "retention.ms=-1"} {
+		if f.status != 3 || !strings.Contains(f.out, part) {
+			t.Errorf("exit status %d, and %q is not in\n%s%s", f.status, part, f.out, f.err)
+		}
+	}
+	if n := strings.Count(f.out, "\n"); n != 2 {
+		t.Errorf("one thing is wrong, and said in %d lines:\n%s", n, f.out)
+	}
+
+	missing := d.try(nil, "topics", "check", "--brokers", d.brokers, "--prefix", d.prefix+"other.", "--replication", "1")
+	if missing.status != 3 || !strings.Contains(missing.out, "dmguard topics create") {
+		t.Errorf("topics that do not exist: exit status %d\n%s", missing.status, missing.out)
+	}
+	other := strings.ReplaceAll(strings.Join(d.workerArgs("journal"), "\x00"), d.path("dmguard.yaml"), d.path("other.yaml"))
+	if err := os.WriteFile(d.path("other.yaml"), fmt.Appendf(nil, "topics: {prefix: %q}\n", d.prefix+"other."), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f := d.try(nil, strings.Split(other, "\x00")...); f.status != 1 || !strings.Contains(f.err, "dmguard topics create") {
+		t.Errorf("a worker without topics: exit status %d\n%s", f.status, f.err)
+	}
+}
+
+func TestWorkerRefusesAnEvictingRedis(t *testing.T) {
+	server := startRedis(t, "--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru")
+	d := newRealDeployment(t, deploymentOptions{redis: server.address})
+	for _, args := range [][]string{d.workerArgs("journal"), d.queueArgs()} {
+		if f := d.try(nil, args...); f.status != 1 || !strings.Contains(f.err, "allkeys-lru") || !strings.Contains(f.err, "noeviction") {
+			t.Errorf("%s: exit status %d\n%s", args[0], f.status, f.err)
+		}
+	}
+}
+
+// TestRetentionThatOvertakesIsAGapRecord deletes messages that nobody has judged,
+// as retention would.
+func TestRetentionThatOvertakesIsAGapRecord(t *testing.T) {
+	d := newRealDeployment(t, deploymentOptions{redis: realRedis(t), partitions: 1})
+	talk := d.riskyTalk("talk-0", 90)
+	d.produce(talk[:40]...)
+	w := d.worker("journal")
+	d.awaitAllCommitted(w)
+	w.drain()
+	d.produce(talk[40:]...)
+
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.TimeoutMillis = 10_000
+	topic := kmsg.NewDeleteRecordsRequestTopic()
+	topic.Topic = d.topic(pipeline.TopicMessages)
+	partition := kmsg.NewDeleteRecordsRequestTopicPartition()
+	partition.Offset = 63
+	topic.Partitions = append(topic.Partitions, partition)
+	req.Topics = append(req.Topics, topic)
+	res, err := req.RequestWith(d.ctx, d.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rt := range res.Topics {
+		for _, rp := range rt.Partitions {
+			if err := kerr.ErrorForCode(rp.ErrorCode); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+
+	address := freeAddress(t)
+	w = d.worker("journal", "--admin-listen", address)
+	d.awaitAllCommitted(w)
+	gaps := d.records(pipeline.TopicGaps)
+	if len(gaps) != 1 {
+		t.Fatalf("%d records of gaps, not 1", len(gaps))
+	}
+	got := decodeJSON[pipeline.Gap](t, gaps[0].Value)
+	if got.DetectedAt.IsZero() || got.Reason == "" || string(gaps[0].Key) != "0" {
+		t.Errorf("key %s, %+v", gaps[0].Key, got)
+	}
+	got.DetectedAt, got.Reason = time.Time{}, ""
+	want := pipeline.Gap{Topic: d.topic(pipeline.TopicMessages), Partition: 0, From: 40, To: 63, Group: d.group}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the gap (-want +got):\n%s", diff)
+	}
+	d.conform()
+
+	verdicts := d.verdicts()
+	for i, m := range talk {
+		if lost := i >= 40 && i < 63; (len(verdicts[m.id]) == 0) != lost {
+			t.Errorf("offset %d: %d verdicts", i, len(verdicts[m.id]))
+		}
+	}
+	httpRes, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer httpRes.Body.Close()
+	metrics, err := io.ReadAll(httpRes.Body)
+	if err != nil || !bytes.Contains(metrics, []byte("\ndmguard_unjudged_messages_total 23\n")) {
+		t.Errorf("the metrics do not count 23 unjudged messages: %v", err)
+	}
+	w.drain()
+}

@@ -48,6 +48,7 @@ type rules struct {
 	lists    *hashdb.Set
 	fetcher  *media.Fetcher
 	preparer *hashmatch.Preparer
+	limits   media.Config // in force: they do not reload
 	stamp    string
 }
 
@@ -71,6 +72,8 @@ func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (*rules, err
 		return nil, err
 	}
 	r.preparer = hashmatch.NewPreparer(r.fetcher, decoder)
+	r.limits = cfg.Media
+	r.limits.FileRoots, r.limits.Stores = nil, nil // where things lie is no rule
 	if err := r.build(cfg, log); err != nil {
 		return nil, err
 	}
@@ -96,9 +99,7 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	limits := cfg.Media
-	limits.FileRoots, limits.Stores = nil, nil // where things lie is no rule
-	ruleset, err := digest(cfg.Detectors, limits, packs)
+	ruleset, err := digest(cfg.Detectors, r.limits, packs)
 	if err != nil {
 		return err
 	}
@@ -210,20 +211,17 @@ func (r *rules) reload(log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	next := *r
-	if err := next.build(cfg, log); err != nil {
-		return err
-	}
-	*r = next
-	return nil
+	return r.build(cfg, log)
 }
 
 // reloadEvery is how often files are looked at for changes.
 const reloadEvery = 2 * time.Second
 
 // watch reloads on SIGHUP and when a file changes, and hands each new ruleset to
-// apply. It returns nil when ctx ends.
+// apply; r itself, which others read, stays as it was. It returns nil when ctx
+// ends.
 func (r *rules) watch(ctx context.Context, log *zap.Logger, apply func(*pipeline.Ruleset)) error {
+	live := *r
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -235,18 +233,18 @@ func (r *rules) watch(ctx context.Context, log *zap.Logger, apply func(*pipeline
 			return nil
 		case <-hup:
 		case <-tick.C:
-			if r.fingerprint() == r.stamp {
+			if live.fingerprint() == live.stamp {
 				continue
 			}
 		}
-		stamp := r.fingerprint()
-		if err := r.reload(log); err != nil {
+		stamp := live.fingerprint()
+		if err := live.reload(log); err != nil {
 			log.Error("the new configuration is refused; the last good one stays in force", zap.Error(err))
 		} else {
-			apply(r.ruleset)
-			log.Info("configuration taken over", zap.Any("versions", r.ruleset.Versions))
+			apply(live.ruleset)
+			log.Info("configuration taken over", zap.Any("versions", live.ruleset.Versions))
 		}
-		r.stamp = stamp
+		live.stamp = stamp
 	}
 }
 
@@ -262,8 +260,8 @@ func (r *rules) fingerprint() string {
 		note(r.opt.config)
 	}
 	dir := r.opt.lists
-	if dir == "" && r.config != nil {
-		dir = r.config.Lists.Dir
+	if r.config != nil {
+		dir = r.listsDir(r.config)
 	}
 	if dir != "" {
 		entries, err := os.ReadDir(dir)
