@@ -75,8 +75,9 @@ func (r *redisFlags) client(ctx context.Context, log *zap.Logger) (redis.Univers
 	opt := &redis.UniversalOptions{
 		Addrs: addrs, Username: r.user, Password: os.Getenv("DMGUARD_REDIS_PASSWORD"),
 		IsClusterMode: r.cluster || len(addrs) > 1, ClientName: "dmguard",
-		// Scripts may run again after a lost reply; each of ours may.
-		MaxRetries: 3,
+		// Scripts may run again after a lost reply; each of ours may. Who calls
+		// tries again as well, and says so: an outage must show within seconds.
+		MaxRetries: 1, ReadTimeout: 3 * time.Second, ContextTimeoutEnabled: true,
 	}
 	if r.passwordFile != "" {
 		b, err := os.ReadFile(r.passwordFile)

@@ -194,7 +194,7 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 	const messages, kills = 20_000, 7
 	seed := chaosSeed(t)
 	rng := rand.New(rand.NewPCG(seed, 1))
-	d := newRealDeployment(t, deploymentOptions{redis: realRedis(t)})
+	d := newRealDeployment(t, deploymentOptions{redis: realRedis(t), built: true})
 	input := d.mixedTraffic(rng, messages)
 
 	var producing sync.WaitGroup

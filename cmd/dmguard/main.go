@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -163,7 +164,7 @@ func (cl *commandLine) parse(least, most int) error {
 	}
 	cl.raw = rest
 	if len(rest) < least || (most >= 0 && len(rest) > most) {
-		fmt.Fprintf(cl.err, "%s takes %s, not %d arguments\n", cl.Name(), cl.cmd.args, len(rest))
+		fmt.Fprintf(cl.err, "%s takes %s, not %d arguments\n", cl.Name(), cmp.Or(cl.cmd.args, "none"), len(rest))
 		cl.Usage()
 		return errUsage
 	}

@@ -368,7 +368,7 @@ func runQueueToken(_ context.Context, cl *commandLine) error {
 	}
 	token := access.NewSecret()
 	fmt.Fprintf(cl.err, "the token, shown only once: %s\n", token)
-	fmt.Fprintf(cl.out, "- {id: %q, roles: %q, token_sha256: [%x]}\n", r.ID, r.Roles, sha256.Sum256([]byte(token)))
+	fmt.Fprintf(cl.out, "- {id: %q, roles: [%s], token_sha256: [%x]}\n", r.ID, joinList(splitList(*roles)), sha256.Sum256([]byte(token)))
 	return nil
 }
 

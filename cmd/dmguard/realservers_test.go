@@ -70,6 +70,7 @@ type realDeployment struct {
 	keys    *envelope.Keyset
 	canary  string
 	token   string // of the reviewer alice
+	program string // built, or "" for the test binary
 
 	conn     kafka.Connection
 	producer *kafka.Producer
@@ -81,6 +82,10 @@ type deploymentOptions struct {
 	redis      string // addresses
 	partitions int    // 4
 	shards     int    // of the queue, 1
+
+	// built has the program built as people build it, for tests with too much to
+	// do for the race detector. Otherwise the test binary stands in for it.
+	built bool
 }
 
 func newRealDeployment(t *testing.T, opt deploymentOptions) *realDeployment {
@@ -102,6 +107,12 @@ func newRealDeployment(t *testing.T, opt deploymentOptions) *realDeployment {
 			t.Fatal(err)
 		}
 	}
+	if opt.built {
+		d.program = d.path("dmguard")
+		if out, err := exec.CommandContext(ctx, "go", "build", "-o", d.program, ".").CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+	}
 	must(os.Mkdir(d.path("lists"), 0o700))
 	must(os.WriteFile(d.path("lists/generated.csv"), generatedList(t), 0o600))
 	must(os.WriteFile(d.path("dmguard.yaml"), fmt.Appendf(nil,
@@ -118,7 +129,9 @@ func newRealDeployment(t *testing.T, opt deploymentOptions) *realDeployment {
 	must(err)
 	d.keys = keys
 	d.conn = kafka.Connection{Brokers: splitList(d.brokers), ClientID: "test"}
-	d.producer, err = kafka.NewProducer(d.conn, kafka.ProducerConfig{}, zap.NewNop())
+	// Sealed messages do not get smaller, and under the race detector it costs
+	// seconds to read them again for evidence.
+	d.producer, err = kafka.NewProducer(d.conn, kafka.ProducerConfig{Compression: "none"}, zap.NewNop())
 	must(err)
 	t.Cleanup(func() { d.producer.Close() })
 	d.history, err = kafka.NewHistory(d.conn, zap.NewNop())
@@ -194,7 +207,7 @@ type finished struct {
 // try runs dmguard to its end.
 func (d *realDeployment) try(stdin []byte, args ...string) finished {
 	d.t.Helper()
-	cmd := dmguardCommand(d.ctx, d.t, "dmguard", args...)
+	cmd := d.command(d.ctx, "dmguard", args...)
 	var out, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &stderr
 	err := cmd.Run()
@@ -214,6 +227,16 @@ func (d *realDeployment) dmguard(args ...string) finished {
 		d.t.Fatalf("dmguard %s: exit status %d\n%s", strings.Join(args, " "), f.status, f.err)
 	}
 	return f
+}
+
+// command is dmguardCommand, or the program that was built.
+func (d *realDeployment) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	d.t.Helper()
+	cmd := dmguardCommand(ctx, d.t, name, args...)
+	if d.program != "" {
+		cmd.Path = d.program
+	}
+	return cmd
 }
 
 // dmguardCommand is this test binary, which TestMain makes behave like the
@@ -245,7 +268,7 @@ func (d *realDeployment) start(name string, env []string, args ...string) *realP
 		d.t.Fatal(err)
 	}
 	// Not the test's context: processes end by the signals that tests send.
-	cmd := dmguardCommand(context.WithoutCancel(d.ctx), d.t, name, args...)
+	cmd := d.command(context.WithoutCancel(d.ctx), name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = f, f
 	if err := cmd.Start(); err != nil {
@@ -258,10 +281,21 @@ func (d *realDeployment) start(name string, env []string, args ...string) *realP
 		close(p.done)
 	}()
 	d.t.Cleanup(func() {
+		lines := 25
+		if d.t.Failed() && !p.ended() {
+			// A process that hangs shows where.
+			lines = 400
+			_ = cmd.Process.Signal(syscall.SIGCONT)
+			_ = cmd.Process.Signal(syscall.SIGQUIT)
+			select {
+			case <-p.done:
+			case <-time.After(5 * time.Second):
+			}
+		}
 		_ = cmd.Process.Kill()
 		<-p.done
 		if d.t.Failed() {
-			d.t.Logf("the end of what %s (process %d) logged:\n%s", p.name, cmd.Process.Pid, lastLines(p.logged(), 25))
+			d.t.Logf("the end of what %s (process %d) logged:\n%s", p.name, cmd.Process.Pid, lastLines(p.logged(), lines))
 		}
 		if bytes.Contains(p.logged(), []byte("WARNING: DATA RACE")) {
 			d.t.Errorf("%s has a data race:\n%s", p.name, p.logged())
@@ -402,6 +436,25 @@ func (q *realQueue) call(method, path string, body any) (int, map[string]any) {
 	var answer map[string]any
 	_ = json.Unmarshal(text, &answer) // some answers have no body
 	return res.StatusCode, answer
+}
+
+// metrics returns what a worker shows on its --admin-listen.
+func (d *realDeployment) metrics(address string) []byte {
+	d.t.Helper()
+	req, err := http.NewRequestWithContext(d.ctx, http.MethodGet, "http://"+address+"/metrics", nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		d.t.Fatalf("metrics: %s, %v: %s", res.Status, err, text)
+	}
+	return text
 }
 
 // await polls until done, and fails the test where that takes until its
@@ -901,7 +954,6 @@ func freeAddress(t *testing.T) string {
 // An ownRedis is a redis-server of one test, which may do to it what it likes.
 type ownRedis struct {
 	t       *testing.T
-	d       *realDeployment
 	address string
 	args    []string
 	cmd     *exec.Cmd
@@ -930,12 +982,14 @@ func (r *ownRedis) start() {
 	}
 	c := redis.NewClient(&redis.Options{Addr: r.address})
 	defer c.Close()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for c.Ping(r.t.Context()).Err() != nil {
+	for c.Ping(ctx).Err() != nil {
 		select {
 		case <-tick.C:
-		case <-time.After(testDeadline):
+		case <-ctx.Done():
 			r.t.Fatal("redis-server does not answer")
 		}
 	}
@@ -985,7 +1039,8 @@ func TestARedisOutageStopsProgressAndLosesNothing(t *testing.T) {
 	w.drain()
 	// The next worker sees other conversations first: it has nothing of the old
 	// ones in its cache.
-	w = d.worker("journal")
+	admin := freeAddress(t)
+	w = d.worker("journal", "--admin-listen", admin)
 	send(part(current, 0, 8))
 	d.awaitAllCommitted(w)
 
@@ -1008,6 +1063,12 @@ func TestARedisOutageStopsProgressAndLosesNothing(t *testing.T) {
 	d.awaitAllCommitted(w)
 	send(interleave(part(old, 12, 24), part(current, 16, 24)))
 	d.awaitAllCommitted(w)
+	if n := bytes.Count(w.logged(), []byte("the state of conversations was rebuilt from the log")); n != 4 {
+		t.Errorf("the state of %d partitions was rebuilt, not of 4", n)
+	}
+	if m := d.metrics(admin); !bytes.Contains(m, []byte("\ndmguard_lag_messages 0\n")) {
+		t.Errorf("the metrics after a new start show no lag:\n%s", m)
+	}
 
 	w.drain()
 	server.kill()
@@ -1272,14 +1333,8 @@ func TestRetentionThatOvertakesIsAGapRecord(t *testing.T) {
 			t.Errorf("offset %d: %d verdicts", i, len(verdicts[m.id]))
 		}
 	}
-	httpRes, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer httpRes.Body.Close()
-	metrics, err := io.ReadAll(httpRes.Body)
-	if err != nil || !bytes.Contains(metrics, []byte("\ndmguard_unjudged_messages_total 23\n")) {
-		t.Errorf("the metrics do not count 23 unjudged messages: %v", err)
+	if m := d.metrics(address); !bytes.Contains(m, []byte("\ndmguard_unjudged_messages_total 23\n")) {
+		t.Errorf("the metrics do not count 23 unjudged messages:\n%s", m)
 	}
 	w.drain()
 }

@@ -220,7 +220,7 @@ func seedMessages(now time.Time, canary string) ([][]byte, error) {
 	}
 	err := add(map[string]any{
 		"id": "made-up-canary-1", "conversation_id": "dmguard-canary/first", "sent_at": at.Add(time.Minute),
-		"sender": map[string]any{"id": "made-up-operator"}, "text": "is anybody there? " + canary,
+		"sender": map[string]any{"id": "made-up-operator"}, "text": "a test of the line: " + canary,
 	})
 	return out, err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -123,7 +124,24 @@ type worker struct {
 }
 
 // run judges messages until ctx ends, and then finishes those it has in hand.
-func (w *worker) run(ctx context.Context) (err error) {
+// Where Redis was emptied meanwhile it starts over, as after a crash: what is
+// committed is folded into the state again, and what is not comes again.
+func (w *worker) run(ctx context.Context) error {
+	for {
+		metrics := prometheus.NewRegistry()
+		err := w.member(ctx, metrics)
+		if !errors.Is(err, errEmptied) || ctx.Err() != nil {
+			return err
+		}
+		if w.registry != nil {
+			w.registry.Unregister(metrics) // the next member has its own
+		}
+		w.log.Warn("joining the group again to rebuild the state of conversations", zap.Error(err))
+	}
+}
+
+// member takes part in the group until ctx ends.
+func (w *worker) member(ctx context.Context, metrics *prometheus.Registry) (err error) {
 	cfg := w.rules.config
 	in := cfg.Topics.Prefix + pipeline.TopicMessages
 	journal, err := pipeline.OpenJournal(w.journal)
@@ -140,9 +158,9 @@ func (w *worker) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer history.Close()
-	memory := state.NewRedis(w.redis, w.log, state.RedisOptions{Prefix: in + ":", TTL: cfg.Worker.StateTTL})
+	memory := &builtMemory{Redis: state.NewRedis(w.redis, w.log, state.RedisOptions{Prefix: in + ":", TTL: cfg.Worker.StateTTL})}
 
-	gaps := newGapRecorder(producer, cfg.Topics.Prefix, w.log, w.registry)
+	gaps := newGapRecorder(producer, cfg.Topics.Prefix, w.log, metrics)
 	built := make(chan struct{})
 	var p *pipeline.Pipeline
 	source, err := kafka.OpenSource(w.conn, kafka.SourceConfig{ //nolint:contextcheck // it lives until Close, to commit what the drain finished
@@ -167,7 +185,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 		err = errors.Join(err, source.Close(closing))
 	}()
 	w.source.Store(source)
-	registerSource(w.registry, source, memory)
+	registerSource(metrics, source, memory.Redis)
 
 	p, err = pipeline.New(pipeline.Config{
 		Source:  source,
@@ -178,7 +196,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 			Log: producer, Prefix: cfg.Topics.Prefix, MaxRecord: producer.MaxRecordBytes(),
 			Seal: w.sealer.Seal, History: history.Read, Open: w.open,
 		}},
-		Log: w.log, Journal: journal, Metrics: pipeline.NewMetrics(w.registry),
+		Log: w.log, Journal: journal, Metrics: pipeline.NewMetrics(metrics),
 		Lanes: cfg.Worker.Lanes, Batch: cfg.Worker.Batch,
 		DetectorTimeout: cfg.Worker.DetectorTimeout, PrepareTimeout: cfg.Worker.PrepareTimeout,
 		DrainTimeout: cfg.Worker.DrainTimeout, StuckAfter: cfg.Worker.StuckAfter,
@@ -187,6 +205,11 @@ func (w *worker) run(ctx context.Context) (err error) {
 		return err
 	}
 	close(built)
+	if w.registry != nil {
+		if err := w.registry.Register(metrics); err != nil {
+			return fmt.Errorf("registering metrics: %w", err)
+		}
+	}
 	if n := journal.Suspects(); n > 0 {
 		w.log.Warn("a process died with messages in hand; they are looked at one by one", zap.Int("messages", n))
 	}
@@ -235,7 +258,7 @@ func (w *worker) watchKeys(ctx context.Context) error {
 
 // rebuild folds the log into the state of conversations again where the memory
 // has nothing of a partition: it was emptied, or the partition is new to it.
-func (w *worker) rebuild(ctx context.Context, p *pipeline.Pipeline, memory *state.Redis, history *kafka.History, partition, epoch int32, committed int64) error {
+func (w *worker) rebuild(ctx context.Context, p *pipeline.Pipeline, memory *builtMemory, history *kafka.History, partition, epoch int32, committed int64) error {
 	there, err := memory.Built(ctx, partition)
 	if there || err != nil {
 		return err
@@ -260,6 +283,61 @@ func (w *worker) rebuild(ctx context.Context, p *pipeline.Pipeline, memory *stat
 	return memory.MarkBuilt(ctx, partition)
 }
 
+// errEmptied ends a member of the group; running again helps.
+var errEmptied = errors.New("the state of conversations is gone from Redis")
+
+// builtMemory refuses to take what Redis has lost for conversations that are
+// new: those would go on without their past, and nobody would notice.
+type builtMemory struct {
+	*state.Redis
+	built sync.Map // partitions that this process has seen marked as built
+}
+
+// Built reports whether Redis has the state of a partition.
+func (m *builtMemory) Built(ctx context.Context, partition int32) (bool, error) {
+	there, err := m.Redis.Built(ctx, partition)
+	if there {
+		m.built.Store(partition, true)
+	}
+	return there, err
+}
+
+// MarkBuilt marks a partition once its state is in Redis.
+func (m *builtMemory) MarkBuilt(ctx context.Context, partition int32) error {
+	err := m.Redis.MarkBuilt(ctx, partition)
+	if err == nil {
+		m.built.Store(partition, true)
+	}
+	return err
+}
+
+// Load implements [pipeline.Memory]. Where the cache did not have everything it
+// looks, after Redis has answered, whether the mark of the partition is still
+// there.
+func (m *builtMemory) Load(ctx context.Context, keys []pipeline.ConversationKey) ([]pipeline.Conversation, error) {
+	misses := m.Stats().Misses
+	states, err := m.Redis.Load(ctx, keys)
+	if err != nil || m.Stats().Misses == misses {
+		return states, err
+	}
+	asked := map[int32]bool{}
+	for i := range keys {
+		partition := keys[i].Partition
+		if _, built := m.built.Load(partition); !built || asked[partition] {
+			continue
+		}
+		asked[partition] = true
+		there, err := m.Redis.Built(ctx, partition)
+		if err != nil {
+			return nil, err
+		}
+		if !there {
+			return nil, pipeline.Permanent(fmt.Errorf("%w of partition %d", errEmptied, partition))
+		}
+	}
+	return states, nil
+}
+
 // ready reports whether the worker takes part in its group.
 func (w *worker) ready(context.Context) error {
 	if w.source.Load() == nil {
@@ -280,9 +358,7 @@ func newGapRecorder(log pipeline.Log, prefix string, logger *zap.Logger, reg pro
 	g := &gapRecorder{log: log, prefix: prefix, zap: logger, missed: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "dmguard_unjudged_messages_total", Help: "Messages that the log deleted before they were judged. Alarm on any.",
 	})}
-	if reg != nil {
-		reg.MustRegister(g.missed)
-	}
+	reg.MustRegister(g.missed)
 	return g
 }
 
@@ -315,9 +391,6 @@ func newRegistry() *prometheus.Registry {
 
 // registerSource shows how far behind the worker is.
 func registerSource(reg prometheus.Registerer, src *kafka.Source, memory *state.Redis) {
-	if reg == nil {
-		return
-	}
 	gauge := func(name, help string, value func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
