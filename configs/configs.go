@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"regexp"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -34,6 +35,10 @@ func Rules() fs.FS {
 	}
 	return sub
 }
+
+// unknownKey matches how the YAML package says that a key is not known: with
+// the name of a Go type, which is no concern of who writes the file.
+var unknownKey = regexp.MustCompile(`field (.*) not found in type \S+`)
 
 // MaxBytes is the size of the largest configuration file that is read.
 const MaxBytes = 16 << 20
@@ -56,7 +61,7 @@ func Decode(name string, data []byte, into any) error {
 		if typed, ok := errors.AsType[*yaml.TypeError](err); ok {
 			var faults []error
 			for _, e := range typed.Errors {
-				faults = append(faults, fmt.Errorf("%s: %s", name, e))
+				faults = append(faults, fmt.Errorf("%s: %s", name, unknownKey.ReplaceAllString(e, "unknown key $1")))
 			}
 			return errors.Join(faults...)
 		}

@@ -120,6 +120,9 @@ type commandLine struct {
 func newCommandLine(path string, c *command, args []string, std streams) *commandLine {
 	cl := &commandLine{streams: std, FlagSet: flag.NewFlagSet(path, flag.ContinueOnError), raw: args, cmd: c}
 	cl.SetOutput(std.err)
+	if len(args) > 0 && slices.Contains([]string{"-h", "-help", "--help"}, args[0]) {
+		cl.SetOutput(std.out) // asked for, so no error
+	}
 	cl.Usage = func() {
 		w := cl.Output()
 		fmt.Fprintf(w, "%s: %s\n\nUsage: %s [FLAGS] %s\n", path, c.summary, path, c.args)

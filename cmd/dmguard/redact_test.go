@@ -57,7 +57,7 @@ func telling() []byte {
 
 func TestNoLogLineOfAScanShowsContent(t *testing.T) {
 	for _, format := range []string{"--log-json=false", "--log-json"} {
-		got := scan(t, telling(), "--log-level", "debug", format)
+		got := runScanOn(t, telling(), "--log-level", "debug", format)
 		all := got.stderr + string(bytes.Join(got.lines, nil))
 		if len(got.verdicts) < 19 || !strings.Contains(got.stderr, "t-1") {
 			t.Fatalf("%d verdicts, and no line for a message at debug level?\n%s", len(got.verdicts), got.stderr)

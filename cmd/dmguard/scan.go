@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/dmguard/dmguard/pipeline"
@@ -34,7 +35,7 @@ const maxLine = 8 << 20
 // maxHeld bounds the input that scan has read and not answered yet, in bytes.
 const maxHeld = 128 << 20
 
-func runScan(ctx context.Context, cl *commandLine) (err error) {
+func runScan(ctx context.Context, cl *commandLine) error {
 	var opt rulesetOptions
 	var keys keyFlags
 	var logs logFlags
@@ -60,7 +61,6 @@ func runScan(ctx context.Context, cl *commandLine) (err error) {
 	if err != nil {
 		return err
 	}
-	open := openerWith(keyset, true)
 	if *files != "" {
 		opt.fileRoots = append(opt.fileRoots, *files)
 	}
@@ -73,27 +73,40 @@ func runScan(ctx context.Context, cl *commandLine) (err error) {
 	if err != nil {
 		return err
 	}
-	memory := state.NewLocal(state.LocalOptions{CacheEntries: *conversations})
-	defer func() { err = errors.Join(err, memory.Close()) }()
+	sc := &scan{rules: rules, open: openerWith(keyset, true), conversations: *conversations, log: log}
+	return sc.run(ctx, inputs, cl.out, cl.err)
+}
 
-	out := newVerdictWriter(cl.out)
-	src := newLineSource(ctx, inputs, out)
+// scan judges lines.
+type scan struct {
+	rules         *rules
+	open          func(*pipeline.Record) (*pipeline.Message, error)
+	conversations int // whose state is kept in memory
+	log           *zap.Logger
+}
+
+// run writes a verdict for each line, in their order, and a summary at the end.
+func (sc *scan) run(ctx context.Context, in *inputs, verdicts, summary io.Writer) (err error) {
+	memory := state.NewLocal(state.LocalOptions{CacheEntries: sc.conversations})
+	defer func() { err = errors.Join(err, memory.Close()) }()
+	out := newVerdictWriter(verdicts)
+	src := newLineSource(ctx, in, out)
 	p, err := pipeline.New(pipeline.Config{
 		Source: src,
 		Open: func(r *pipeline.Record) (*pipeline.Message, error) {
-			m, err := open(r)
+			m, err := sc.open(r)
 			if err != nil {
 				return nil, pipeline.Permanent(fmt.Errorf("%s: %w", r.Header(lineHeader), err))
 			}
 			return m, nil
 		},
-		Ruleset:         rules.ruleset,
+		Ruleset:         sc.rules.ruleset,
 		Memory:          memory,
 		Sinks:           []pipeline.Sink{out},
-		Log:             log,
-		DetectorTimeout: rules.config.Worker.DetectorTimeout,
-		PrepareTimeout:  rules.config.Worker.PrepareTimeout,
-		StuckAfter:      rules.config.Worker.StuckAfter,
+		Log:             sc.log,
+		DetectorTimeout: sc.rules.config.Worker.DetectorTimeout,
+		PrepareTimeout:  sc.rules.config.Worker.PrepareTimeout,
+		StuckAfter:      sc.rules.config.Worker.StuckAfter,
 	})
 	if err != nil {
 		return err
@@ -105,7 +118,7 @@ func runScan(ctx context.Context, cl *commandLine) (err error) {
 	if err := errors.Join(out.flushed(), src.failed()); err != nil {
 		return err
 	}
-	out.summary(cl.err, time.Since(started))
+	out.summary(summary, time.Since(started))
 	if ctx.Err() != nil {
 		return errors.New("interrupted: the input was not read to its end")
 	}

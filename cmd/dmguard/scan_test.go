@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.uber.org/zap"
 
 	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/envelope"
@@ -34,12 +35,17 @@ type scanned struct {
 }
 
 // scan runs "dmguard scan" in this process.
-func scan(t testing.TB, stdin []byte, args ...string) scanned {
+func runScanOn(t testing.TB, stdin []byte, args ...string) scanned {
 	t.Helper()
 	var out, errs bytes.Buffer
 	status := run(t.Context(), append([]string{"scan"}, args...), streams{bytes.NewReader(stdin), &out, &errs})
-	s := scanned{stderr: errs.String(), status: status}
-	for line := range bytes.Lines(out.Bytes()) {
+	return answered(t, out.Bytes(), errs.String(), status)
+}
+
+func answered(t testing.TB, out []byte, stderr string, status int) scanned {
+	t.Helper()
+	s := scanned{stderr: stderr, status: status}
+	for line := range bytes.Lines(out) {
 		var v pipeline.Verdict
 		if err := json.Unmarshal(line, &v); err != nil {
 			t.Fatalf("%v in %s", err, line)
@@ -110,7 +116,7 @@ func TestEveryBadLineIsExplainedAndTheNextOneJudged(t *testing.T) {
 		// A good line of another conversation behind each, and blank ones.
 		fmt.Fprintf(&in, "%s\n\n  \t\n%s\n", e.line, simple("after "+e.name, "d", ""))
 	}
-	got := scan(t, in.Bytes())
+	got := runScanOn(t, in.Bytes())
 	if got.status != 3 {
 		t.Errorf("exit status %d, not 3, where lines failed", got.status)
 	}
@@ -153,7 +159,7 @@ func TestEveryVerdictOfAScanConformsToItsSchema(t *testing.T) {
 		}
 		in.Write(data)
 	}
-	got := scan(t, in.Bytes())
+	got := runScanOn(t, in.Bytes())
 	if len(got.lines) < 100 {
 		t.Fatalf("only %d verdicts", len(got.lines))
 	}
@@ -175,7 +181,7 @@ func TestALineOverTheLimitFailsAloneAndNamesItself(t *testing.T) {
 		return head + strings.Repeat("x", n-len(head)-len(tail)) + tail
 	}
 	in := pad(maxLine) + "\n" + pad(maxLine+1) + "\n" + simple("next", "c", "") + "\n" + pad(3*maxLine) // the last without an end
-	got := scan(t, []byte(in))
+	got := runScanOn(t, []byte(in))
 	if got.status != 3 || len(got.verdicts) != 4 {
 		t.Fatalf("status %d, %d verdicts", got.status, len(got.verdicts))
 	}
@@ -237,8 +243,22 @@ func FuzzScanAnswersEveryLine(f *testing.F) {
 	f.Add([]byte(simple("no end", "c", "")))
 	f.Add([]byte("\n\n"))
 	f.Add([]byte("\xef\xbb"))
+	// The rules take longer to load than a thousand lines to judge.
+	loaded, err := new(rulesetOptions).load(f.Context(), zap.NewNop())
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		got := scan(t, in)
+		var out, errs bytes.Buffer
+		sc := &scan{rules: loaded, open: openerWith(nil, true), conversations: 100, log: zap.NewNop()}
+		lines := &inputs{names: []string{""}, readers: []io.ReadCloser{io.NopCloser(bytes.NewReader(in))}}
+		status := 0
+		if err := sc.run(t.Context(), lines, &out, &errs); errors.As(err, new(exitError)) {
+			status = 3
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		got := answered(t, out.Bytes(), errs.String(), status)
 		if want := answersDue(in); len(got.verdicts) != want {
 			t.Fatalf("%d verdicts for %d lines\n%s", len(got.verdicts), want, got.stderr)
 		}
@@ -268,7 +288,7 @@ func TestVerdictsKeepTheOrderOfTheirLinesBesideSlowOnes(t *testing.T) {
 		}
 		in.WriteString(simple(fmt.Sprint("m-", i), fmt.Sprint("c-", i%97), more) + "\n")
 	}
-	got := scan(t, in.Bytes())
+	got := runScanOn(t, in.Bytes())
 	if len(got.verdicts) != n || got.status != 0 {
 		t.Fatalf("%d verdicts, status %d: %s", len(got.verdicts), got.status, got.stderr)
 	}
@@ -305,8 +325,8 @@ var ignoreTime = cmpopts.IgnoreFields(pipeline.Verdict{}, "DecidedAt")
 
 func TestALittleMemoryGivesTheSameVerdicts(t *testing.T) {
 	in := riskyLines(400)
-	much := scan(t, in)
-	little := scan(t, in, "--conversations", "20")
+	much := runScanOn(t, in)
+	little := runScanOn(t, in, "--conversations", "20")
 	if diff := cmp.Diff(much.verdicts, little.verdicts, ignoreTime, cmpopts.IgnoreUnexported(pipeline.Finding{})); diff != "" {
 		t.Errorf("keeping 20 of 400 conversations in memory changes verdicts:\n%.2000s", diff)
 	}
@@ -400,7 +420,7 @@ func TestAScanOfSealedMessagesTellsTamperedOnes(t *testing.T) {
 	swapped := strings.Replace(seal("swapped-a"), "swapped-a", "swapped-b", 1)
 	in := []byte(seal("good") + "\n" + flipped + "\n" + swapped + "\n" + simple("plain", "c", "") + "\n" + seal("last") + "\n")
 
-	got := scan(t, in, "--keys", path)
+	got := runScanOn(t, in, "--keys", path)
 	var statuses []pipeline.Status
 	for _, v := range got.verdicts {
 		statuses = append(statuses, v.Status)
@@ -412,7 +432,7 @@ func TestAScanOfSealedMessagesTellsTamperedOnes(t *testing.T) {
 	if v := got.verdicts[2]; v.MessageID != "swapped-b" || !strings.Contains(v.Error, "line 3") || !strings.Contains(v.Error, "moved to another message") {
 		t.Errorf("swapped id: %s", got.lines[2])
 	}
-	for i, v := range scan(t, in, "--keys", wrong).verdicts {
+	for i, v := range runScanOn(t, in, "--keys", wrong).verdicts {
 		if sealed := i != 3; sealed != (v.Status == pipeline.Failed) || sealed && !strings.Contains(v.Error, "unknown key") {
 			t.Errorf("with the wrong key, line %d: %+v", i+1, v)
 		}

@@ -281,7 +281,7 @@ func (u *upProcess) awaitVerdicts(n int) map[string][]pipeline.Verdict {
 // same input: the same, whatever restarts lie between the messages.
 func (u *upProcess) sameAsScan() {
 	u.t.Helper()
-	want := scan(u.t, u.input(), "--keys", filepath.Join(u.dir, "keys", "messages.json"), "--lists", filepath.Join(u.dir, "lists"),
+	want := runScanOn(u.t, u.input(), "--keys", filepath.Join(u.dir, "keys", "messages.json"), "--lists", filepath.Join(u.dir, "lists"),
 		"--canary", filepath.Join(u.dir, "canary"), "--files", filepath.Join(u.dir, "attachments"))
 	if want.status != 0 && want.status != 3 {
 		u.t.Fatalf("scan: status %d: %s", want.status, want.stderr)
@@ -365,7 +365,7 @@ func TestANewcomerTakesACaseToItsDecision(t *testing.T) {
 		t.Fatal("no case of grooming waits")
 	}
 	const words = "parents home" // made up, in the seed
-	if masked := fmt.Sprint(grooming.masked); strings.Contains(masked, words) || strings.Contains(masked, "mature for your age") {
+	if masked := fmt.Sprint(grooming.masked); strings.Contains(masked, words) || strings.Contains(masked, "our secret ok") {
 		t.Errorf("a masked case shows content: %s", masked)
 	}
 	fields := []string{"text", "context", "attachment:none"}
@@ -377,7 +377,7 @@ func TestANewcomerTakesACaseToItsDecision(t *testing.T) {
 	}
 	status, got := u.on(grooming, "reveal", map[string]any{"purpose": "safety_review", "basis": grooming.id, "fields": fields})
 	revealed, _ := got["fields"].(map[string]any)
-	if text := fmt.Sprint(revealed["text"], revealed["context"]); status != http.StatusOK || !strings.Contains(text, "mature for your age") {
+	if text := fmt.Sprint(revealed["text"], revealed["context"]); status != http.StatusOK || !strings.Contains(text, "our secret ok") {
 		t.Errorf("revealed: %d %v", status, got)
 	}
 	if none, there := revealed["attachment:none"]; !there || none != nil {

@@ -325,7 +325,7 @@ func (s *server) healthz(w http.ResponseWriter, _ *http.Request, _ caller) {
 func (s *server) readyz(w http.ResponseWriter, r *http.Request, _ caller) {
 	if s.Ready != nil {
 		if err := s.Ready(r.Context()); err != nil && !errors.Is(err, context.Canceled) {
-			s.Logger.Warn("not ready", zap.Error(err))
+			s.Logger.Debug("not ready", zap.Error(err))
 			plain(w, http.StatusServiceUnavailable, "not ready\n")
 			return
 		}
