@@ -36,6 +36,7 @@ type WorkerConfig struct {
 	DetectorTimeout time.Duration `yaml:"detector_timeout"`
 	PrepareTimeout  time.Duration `yaml:"prepare_timeout"`
 	DrainTimeout    time.Duration `yaml:"drain_timeout"`
+	SessionTimeout  time.Duration `yaml:"session_timeout"`
 	StuckAfter      time.Duration `yaml:"stuck_after"`
 	StateTTL        time.Duration `yaml:"state_ttl"`
 	RebuildWindow   time.Duration `yaml:"rebuild_window"`
@@ -127,6 +128,9 @@ func (c *Config) validate() error {
 	positive("worker.prepare_timeout", c.Worker.PrepareTimeout)
 	positive("worker.drain_timeout", c.Worker.DrainTimeout)
 	positive("worker.stuck_after", c.Worker.StuckAfter)
+	if c.Worker.SessionTimeout <= c.Worker.DrainTimeout {
+		fail("worker.session_timeout must be longer than worker.drain_timeout: no sign of life is sent while draining")
+	}
 	positive("worker.state_ttl", c.Worker.StateTTL)
 	if c.Worker.RebuildWindow < 0 {
 		fail("worker.rebuild_window is negative")

@@ -149,12 +149,18 @@ func runDeadLettersRetry(ctx context.Context, cl *commandLine) error {
 	}
 	defer producer.Close()
 	retried, failed := 0, 0
+	// After a crash the same input may lie here more than once.
+	seen := map[pipeline.Position]bool{}
 	err = h.Scan(ctx, flags.prefix+pipeline.TopicDeadLetters, kafka.ScanOptions{}, func(r pipeline.Record) error {
 		d := describeDeadLetter(&r)
 		if !*all && !wanted[d.At] {
 			return nil
 		}
 		delete(wanted, d.At)
+		if seen[d.Input] {
+			return nil
+		}
+		seen[d.Input] = true
 		again, err := reviveDeadLetter(ctx, h, &r, flags.prefix)
 		if err == nil {
 			err = producer.Produce(ctx, []pipeline.Record{again})

@@ -131,7 +131,7 @@ func newRealDeployment(t *testing.T, opt deploymentOptions) *realDeployment {
 	d.conn = kafka.Connection{Brokers: splitList(d.brokers), ClientID: "test"}
 	// Sealed messages do not get smaller, and under the race detector it costs
 	// seconds to read them again for evidence.
-	d.producer, err = kafka.NewProducer(d.conn, kafka.ProducerConfig{Compression: "none"}, zap.NewNop())
+	d.producer, err = kafka.NewProducer(d.conn, kafka.ProducerConfig{}, zap.NewNop())
 	must(err)
 	t.Cleanup(func() { d.producer.Close() })
 	d.history, err = kafka.NewHistory(d.conn, zap.NewNop())

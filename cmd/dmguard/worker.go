@@ -173,7 +173,7 @@ func (w *worker) member(ctx context.Context, metrics *prometheus.Registry) (err 
 			}
 			return w.rebuild(ctx, p, memory, history, partition, epoch, committed)
 		},
-		MaxInFlight: cfg.Worker.InFlight, DrainTimeout: cfg.Worker.DrainTimeout,
+		MaxInFlight: cfg.Worker.InFlight, DrainTimeout: cfg.Worker.DrainTimeout, SessionTimeout: cfg.Worker.SessionTimeout,
 	}, w.log)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -50,7 +51,7 @@ func (e *GapError) Error() string {
 }
 
 const (
-	readBytes = 1 << 20
+	readBytes = 64 << 10 // single records: a broker sends the first batch whole in any case
 	scanBytes = 4 << 20
 	scanWait  = 500 * time.Millisecond
 )
@@ -111,7 +112,7 @@ func (h *History) Read(ctx context.Context, topic string, partition int32, offse
 		next := want[0]
 		err := h.patiently(ctx, "reading records again", topic, func() error {
 			var err error
-			found, next, err = h.fetch(ctx, topic, partition, want[0], readBytes, 0)
+			found, next, err = h.fetch(ctx, topic, partition, want[0], want[len(want)-1], readBytes, 0)
 			if !errors.Is(err, kgo.OffsetOutOfRange) {
 				return err
 			}
@@ -157,7 +158,8 @@ func (h *History) Read(ctx context.Context, topic string, partition int32, offse
 }
 
 // fetch returns the records of one response from offset on, and the next offset.
-func (h *History) fetch(ctx context.Context, topic string, partition int32, offset int64, limit int32, wait time.Duration) ([]pipeline.Record, int64, error) {
+// Batches that begin after last are not decoded.
+func (h *History) fetch(ctx context.Context, topic string, partition int32, offset, last int64, limit int32, wait time.Duration) ([]pipeline.Record, int64, error) {
 	res, err := h.client.fetch(ctx, &fetchRequest{
 		topic: topic, partition: partition, offset: offset, maxBytes: limit, minBytes: 1, maxWait: wait,
 	})
@@ -169,7 +171,7 @@ func (h *History) fetch(ctx context.Context, topic string, partition int32, offs
 	}
 	var out []pipeline.Record
 	next := offset
-	for data := res.records; len(data) > 0; {
+	for data := res.records; len(data) > 0 && next <= last; {
 		b, rest, ok, err := nextBatch(data, next)
 		if err == nil && ok && b.records != nil {
 			err = b.each(next, func(offset int64, at time.Time, key, value []byte, headers []pipeline.Header) {
@@ -330,7 +332,7 @@ func (s *scan) partition(ctx context.Context, id int32, from, end int64) {
 		var fatal error
 		err := s.h.patiently(ctx, "scanning a topic", s.topic, func() error {
 			var err error
-			records, next, err = s.h.fetch(ctx, s.topic, id, from, scanBytes, scanWait)
+			records, next, err = s.h.fetch(ctx, s.topic, id, from, math.MaxInt64, scanBytes, scanWait)
 			if errors.Is(err, kgo.OffsetOutOfRange) {
 				next, fatal, err = s.outOfRange(ctx, id, from)
 			}

@@ -23,7 +23,7 @@ func (h *History) Range(ctx context.Context, topic string, partition int32, from
 		var records []pipeline.Record
 		at := next
 		err := h.patiently(ctx, "reading a range", topic, func() (err error) {
-			records, next, err = h.fetch(ctx, topic, partition, at, scanBytes, scanWait)
+			records, next, err = h.fetch(ctx, topic, partition, at, to-1, scanBytes, scanWait)
 			return err
 		})
 		if err != nil {
