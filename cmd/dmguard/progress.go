@@ -23,13 +23,19 @@ type progress struct {
 
 func newProgress(w io.Writer, unit string) *progress {
 	p := &progress{unit: unit, started: time.Now()}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if isTerminal(w) {
 		p.w = w
 	}
 	return p
 }
 
-// set draws the bar, at most ten times a second.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// set draws the bar, at most ten times a second; only a count where total is 0,
+// because nobody knows it.
 func (p *progress) set(done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -39,11 +45,12 @@ func (p *progress) set(done, total int64) {
 	}
 	p.drawn = now
 	const width = 30
-	filled := 0
-	if total > 0 {
-		filled = int(min(done, total) * width / total)
-	}
 	rate := float64(done) / max(now.Sub(p.started).Seconds(), 0.001)
+	if total == 0 {
+		fmt.Fprintf(p.w, "\r%d %s, %.0f/s \x1b[K", done, p.unit, rate)
+		return
+	}
+	filled := int(min(done, total) * width / total)
 	fmt.Fprintf(p.w, "\r[%s%s] %d of %d %s, %.0f/s \x1b[K", strings.Repeat("=", filled), strings.Repeat(" ", width-filled), done, total, p.unit, rate)
 }
 

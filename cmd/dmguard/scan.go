@@ -74,6 +74,9 @@ func runScan(ctx context.Context, cl *commandLine) error {
 		return err
 	}
 	sc := &scan{rules: rules, open: openerWith(keyset, true), conversations: *conversations, log: log}
+	if !isTerminal(cl.out) { // verdicts and a bar would not share one
+		sc.bar = newProgress(cl.err, "messages")
+	}
 	return sc.run(ctx, inputs, cl.out, cl.err)
 }
 
@@ -83,6 +86,7 @@ type scan struct {
 	open          func(*pipeline.Record) (*pipeline.Message, error)
 	conversations int // whose state is kept in memory
 	log           *zap.Logger
+	bar           *progress // nil for none
 }
 
 // run writes a verdict for each line, in their order, and a summary at the end.
@@ -90,6 +94,9 @@ func (sc *scan) run(ctx context.Context, in *inputs, verdicts, summary io.Writer
 	memory := state.NewLocal(state.LocalOptions{CacheEntries: sc.conversations})
 	defer func() { err = errors.Join(err, memory.Close()) }()
 	out := newVerdictWriter(verdicts)
+	if sc.bar != nil {
+		out.bar = sc.bar
+	}
 	src := newLineSource(ctx, in, out)
 	p, err := pipeline.New(pipeline.Config{
 		Source: src,
@@ -112,7 +119,9 @@ func (sc *scan) run(ctx context.Context, in *inputs, verdicts, summary io.Writer
 		return err
 	}
 	started := time.Now()
-	if err := p.Run(ctx); err != nil {
+	err = p.Run(ctx)
+	out.bar.end()
+	if err != nil {
 		return err
 	}
 	if err := errors.Join(out.flushed(), src.failed()); err != nil {
@@ -311,6 +320,7 @@ func readLine(br *bufio.Reader) (line []byte, tooLong bool, err error) {
 // lines and lets the source read on.
 type verdictWriter struct {
 	release func(int64)
+	bar     *progress
 
 	mu      sync.Mutex
 	w       *bufio.Writer
@@ -326,7 +336,7 @@ type waiting struct {
 }
 
 func newVerdictWriter(w io.Writer) *verdictWriter {
-	return &verdictWriter{w: bufio.NewWriterSize(w, 256<<10), waiting: map[int64]waiting{}}
+	return &verdictWriter{w: bufio.NewWriterSize(w, 256<<10), waiting: map[int64]waiting{}, bar: newProgress(nil, "")}
 }
 
 // Accept implements [pipeline.Sink].
@@ -357,6 +367,7 @@ func (w *verdictWriter) Accept(_ context.Context, batch []*pipeline.Outcome) err
 		}
 		w.release(v.held)
 	}
+	w.bar.set(w.next, 0)
 	if err := w.w.Flush(); err != nil && w.err == nil {
 		w.err = fmt.Errorf("writing verdicts: %w", err)
 	}
