@@ -27,7 +27,7 @@ type Builder struct {
 	categories map[string]uint16
 	known      []string // categories by number
 	rows       [PHash + 1]rows
-	ids        [][]byte
+	ids        chunks
 	errs       []error
 	force      map[Kind]plan // for tests
 }
@@ -56,8 +56,12 @@ const (
 
 func (r *rows) add(x row) {
 	last := len(r.chunks) - 1
-	if last < 0 || len(r.chunks[last]) == rowChunk {
-		r.chunks = append(r.chunks, nil)
+	switch {
+	case last < 0:
+		r.chunks = append(r.chunks, nil) // which grows, since most sets are small
+		last++
+	case len(r.chunks[last]) == rowChunk:
+		r.chunks = append(r.chunks, make([]row, 0, rowChunk))
 		last++
 	}
 	r.chunks[last] = append(r.chunks[last], x)
@@ -141,7 +145,7 @@ func (b *Builder) Add(e Entry) {
 		info.refuse(e, why)
 		return
 	}
-	b.add(e.Hash.kind, e.Hash.index(), n, category, []byte(e.ID))
+	b.add(e.Hash.kind, e.Hash.index(), n, category, e.ID)
 }
 
 func (i *Info) refuse(e Entry, why string) {
@@ -151,7 +155,7 @@ func (i *Info) refuse(e Entry, why string) {
 	}
 }
 
-func (b *Builder) add(kind Kind, words [4]uint64, list int, category string, id []byte) {
+func (b *Builder) add(kind Kind, words [4]uint64, list int, category, id string) {
 	number, ok := b.categories[category]
 	if !ok {
 		if len(b.known) == maxNumbered {
@@ -166,14 +170,27 @@ func (b *Builder) add(kind Kind, words [4]uint64, list int, category string, id 
 		b.fault(fmt.Errorf("over %d %s entries", uint32(mostRecords), kind))
 		return
 	}
-	last := len(b.ids) - 1
-	if last < 0 || len(b.ids[last])+len(id) > idChunk {
-		b.ids = append(b.ids, nil)
+	at := b.ids.add(id)
+	b.rows[kind].add(row{words: words, id: at, length: uint16(len(id)), list: uint16(list), category: number})
+}
+
+// chunks are bytes that grow without being copied. No piece runs over the end of a chunk.
+type chunks [][]byte
+
+func (c *chunks) add(piece string) (at uint64) {
+	last := len(*c) - 1
+	switch {
+	case last < 0:
+		*c = append(*c, nil)
+		last++
+	case len((*c)[last])+len(piece) > idChunk:
+		*c = append(*c, make([]byte, 0, idChunk))
 		last++
 	}
-	at := uint64(last)*idChunk + uint64(len(b.ids[last]))
-	b.ids[last] = append(b.ids[last], id...)
-	b.rows[kind].add(row{words: words, id: at, length: uint16(len(id)), list: uint16(list), category: number})
+	to := &(*c)[last]
+	at = uint64(last)*idChunk + uint64(len(*to))
+	*to = append(*to, piece...)
+	return at
 }
 
 func (b *Builder) id(r *row) []byte {
@@ -188,18 +205,38 @@ func (b *Builder) compare(x, y *row) int {
 	return cmp.Or(bytes.Compare(b.id(x), b.id(y)), cmp.Compare(x.category, y.category))
 }
 
-// order returns the rows of a kind in ascending order, without duplicates, and how many distinct hashes they have.
-func (b *Builder) order(kind Kind) (order []uint32, hashes int) {
+// sorted is the entries of a segment in its order.
+type sorted struct {
+	tables  [PHash + 1]sortedTable
+	records []uint32 // three for each: where its ID begins, the low half first, and its list and category
+	ids     chunks
+	idBytes uint64
+}
+
+type sortedTable struct {
+	hashes int
+	words  []uint64
+	first  []uint32
+}
+
+func (in *sorted) record(id []byte, list, category uint16) {
+	in.records = append(in.records, uint32(in.idBytes), uint32(in.idBytes>>32), uint32(list)<<16|uint32(category))
+	in.ids.add(string(id))
+	in.idBytes += uint64(len(id))
+}
+
+// sort moves the rows of a kind to where they belong, without duplicates.
+func (b *Builder) sort(kind Kind, out *sorted) {
 	entries := &b.rows[kind]
 	if entries.n == 0 {
-		return nil, 0
+		return
 	}
 	// By the first bits into buckets that the cache holds, then each by comparison.
 	type keyed struct {
 		word uint64
 		row  uint32
 	}
-	shift := 64 - min(12, logTwo(entries.n))
+	shift := 64 - min(14, logTwo(entries.n))
 	ends := make([]uint32, 1<<(64-shift)+1)
 	for _, chunk := range entries.chunks {
 		for i := range chunk {
@@ -220,32 +257,54 @@ func (b *Builder) order(kind Kind) (order []uint32, hashes int) {
 			n++
 		}
 	}
+	t := &out.tables[kind]
+	stride := kind.stride()
+	t.words = make([]uint64, 0, entries.n*stride)
+	t.first = make([]uint32, 0, entries.n+1)
+	var bucket []row
+	var last *row
 	for i := range ends[1:] {
-		slices.SortFunc(all[ends[i]:ends[i+1]], func(x, y keyed) int {
+		part := all[ends[i]:ends[i+1]]
+		slices.SortFunc(part, func(x, y keyed) int {
 			if x.word != y.word {
 				return cmp.Compare(x.word, y.word)
 			}
 			return b.compare(entries.at(x.row), entries.at(y.row))
 		})
-	}
-	order = make([]uint32, 0, entries.n)
-	var last *row
-	for _, k := range all {
-		r := entries.at(k.row)
-		if last == nil || last.words != r.words {
-			hashes++
-		} else if last.list == r.list && last.length == r.length && bytes.Equal(b.id(last), b.id(r)) {
-			if last.category == r.category {
-				b.infos[r.list].Duplicates++
-				continue
-			}
-			b.fault(twoCategories(b.lists[r.list].name, string(b.id(r)), kind, b.known[last.category], b.known[r.category]))
+		if last != nil {
+			keep := *last
+			last = &keep
 		}
-		last = r
-		b.infos[r.list].Entries[kind]++
-		order = append(order, k.row)
+		// The copies do not wait for each other, as comparing neighbours would.
+		bucket = bucket[:0]
+		for _, k := range part {
+			bucket = append(bucket, *entries.at(k.row))
+		}
+		for i := range bucket {
+			r := &bucket[i]
+			id := b.id(r)
+			if last == nil || last.words != r.words {
+				t.first = append(t.first, uint32(len(out.records)/3))
+				t.words = append(t.words, r.words[:stride]...)
+			} else if last.list == r.list && last.length == r.length && bytes.Equal(b.id(last), id) {
+				if last.category == r.category {
+					b.infos[r.list].Duplicates++
+					continue
+				}
+				b.fault(twoCategories(b.lists[r.list].name, string(id), kind, b.known[last.category], b.known[r.category]))
+			}
+			last = r
+			b.infos[r.list].Entries[kind]++
+			out.record(id, r.list, r.category)
+		}
 	}
-	return order, hashes
+	t.hashes = len(t.first)
+	t.first = append(t.first, uint32(len(out.records)/3))
+	large := entries.n > 1<<24
+	b.rows[kind] = rows{}
+	if large {
+		debug.FreeOSMemory() // or what follows would come on top of gigabytes that nobody uses
+	}
 }
 
 func twoCategories(list, id string, kind Kind, one, other string) error {
@@ -253,26 +312,31 @@ func twoCategories(list, id string, kind Kind, one, other string) error {
 }
 
 // plan puts everything in order and returns what the segment will be.
-func (b *Builder) plan() (h header, orders [PHash + 1][]uint32, lists []byte, err error) {
+func (b *Builder) plan() (h header, in *sorted, lists []byte, err error) {
 	h = header{Magic: segmentMagic, Version: segmentVersion, Kinds: uint32(len(h.Tables))}
+	total := 0
 	for _, k := range Kinds() {
-		var hashes int
-		orders[k], hashes = b.order(k)
-		p, forced := b.force[k]
-		if !forced {
-			p = planFor(k, hashes)
-		}
-		h.Tables[k-1] = tableHeader{Hashes: uint64(hashes), Plan: p}
-		h.Records += uint64(len(orders[k]))
-		for _, r := range orders[k] {
-			h.IDs += uint64(b.rows[k].at(r).length)
-		}
+		total += b.rows[k].n
 	}
-	if h.Records > mostRecords {
-		b.fault(fmt.Errorf("%d entries, at most %d fit into one segment", h.Records, uint32(mostRecords)))
+	if total > mostRecords {
+		b.fault(fmt.Errorf("%d entries, at most %d fit into one segment", total, uint32(mostRecords)))
+	} else {
+		in = &sorted{records: make([]uint32, 0, 3*total+3)}
+		for _, k := range Kinds() {
+			b.sort(k, in)
+			hashes := in.tables[k].hashes
+			p, forced := b.force[k]
+			if !forced {
+				p = planFor(k, hashes)
+			}
+			h.Tables[k-1] = tableHeader{Hashes: uint64(hashes), Plan: p}
+		}
+		b.ids = nil
+		h.Records, h.IDs = uint64(len(in.records)/3), in.idBytes
+		in.record(nil, 0, 0) // where the last ID ends
 	}
 	if err := errors.Join(b.errs...); err != nil {
-		return h, orders, nil, err
+		return h, nil, nil, err
 	}
 	section := listsSection{Categories: b.known}
 	for i, info := range b.infos {
@@ -286,80 +350,35 @@ func (b *Builder) plan() (h header, orders [PHash + 1][]uint32, lists []byte, er
 		section.Lists = append(section.Lists, l)
 	}
 	if lists, err = section.encode(); err != nil {
-		return h, orders, nil, fmt.Errorf("lists: %w", err)
+		return h, nil, nil, fmt.Errorf("lists: %w", err)
 	}
 	h.Lists = uint64(len(lists))
-	return h, orders, lists, nil
+	return h, in, lists, nil
 }
 
-// assemble hands the parts of the segment to the sink. The rows are gone after it.
-func (b *Builder) assemble(l *layout, orders [PHash + 1][]uint32, lists []byte, out *sink) error {
+// assemble hands the parts of the segment to the sink.
+func (in *sorted) assemble(l *layout, lists []byte, out *sink) error {
 	out.seek(l.lists)
 	out.append(lists)
 	out.seek(l.ids)
-	for _, k := range Kinds() {
-		for _, r := range orders[k] {
-			out.append(b.id(b.rows[k].at(r)))
-		}
+	for _, part := range in.ids {
+		out.append(part)
 	}
-	out.seek(l.starts)
-	var number [8]byte
-	start := uint64(0)
-	for _, k := range Kinds() {
-		for _, r := range orders[k] {
-			out.append(put(&number, start))
-			start += uint64(b.rows[k].at(r).length)
-		}
-	}
-	out.append(put(&number, start))
-	out.seek(l.facts)
-	for _, k := range Kinds() {
-		for _, r := range orders[k] {
-			x := b.rows[k].at(r)
-			out.append(put(&number, uint64(x.list)<<16|uint64(x.category))[:4])
-		}
-	}
-	b.ids = nil
+	in.ids = nil
+	out.seek(l.records)
+	out.append(bytesOf(in.records))
+	in.records = nil
 	var work []valued
-	record := uint32(0)
 	for _, k := range Kinds() {
-		tl := &l.tables[k]
+		tl, t := &l.tables[k], table{kind: k}
 		if tl.hashes == 0 {
 			continue
 		}
-		entries := &b.rows[k]
-		first := out.space(tl.first)
-		firsts := view[uint32](first)
-		// The bands are made from the hashes, so these stay where they are put.
-		var words []byte
-		if out.memory != nil {
-			words = tl.words.of(out.memory)
-		} else {
-			words = aligned(tl.words.size)
-		}
-		t := table{kind: k}
-		t.setWords(view[uint64](words))
-		n := -1
-		var last *row
-		for _, r := range orders[k] {
-			x := entries.at(r)
-			if last == nil || x.words != last.words {
-				n++
-				firsts[n] = record
-				copy(t.at(n), x.words[:])
-			}
-			last = x
-			record++
-		}
-		firsts[n+1] = record
-		out.done(first)
+		t.setWords(in.tables[k].words)
+		out.seek(tl.first)
+		out.append(bytesOf(in.tables[k].first))
 		out.seek(tl.words)
-		out.done(words)
-		large := entries.n > 1<<24
-		b.rows[k], orders[k] = rows{}, nil
-		if large {
-			debug.FreeOSMemory() // or the bands would come on top of gigabytes that nobody uses
-		}
+		out.append(bytesOf(t.words))
 		t.bands = newBands(tl.plan, tl.hashes)
 		for j, e := range tl.bands {
 			space := out.space(e)
@@ -372,15 +391,9 @@ func (b *Builder) assemble(l *layout, orders [PHash + 1][]uint32, lists []byte, 
 			}
 			out.done(space)
 		}
+		in.tables[k] = sortedTable{}
 	}
 	return out.err
-}
-
-func put(to *[8]byte, v uint64) []byte {
-	for i := range to {
-		to[i] = byte(v >> (8 * i))
-	}
-	return to[:]
 }
 
 // Set makes a set in memory. The builder is empty after it, whatever it returns.
@@ -394,7 +407,7 @@ func (b *Builder) Set() (*Set, error) {
 }
 
 func (b *Builder) segment() (*segment, error) {
-	h, orders, lists, err := b.plan()
+	h, in, lists, err := b.plan()
 	if err != nil {
 		return nil, err
 	}
@@ -409,7 +422,7 @@ func (b *Builder) segment() (*segment, error) {
 	}
 	out := &sink{memory: data}
 	out.append(encodeHeader(&h))
-	if err := b.assemble(&l, orders, lists, out); err != nil {
+	if err := in.assemble(&l, lists, out); err != nil {
 		return nil, err
 	}
 	s, err := readSegment(data, false)
@@ -429,7 +442,7 @@ func (b *Builder) Write(path string) (err error) {
 			err = fmt.Errorf("write segment %s: %w", path, err)
 		}
 	}()
-	h, orders, lists, err := b.plan()
+	h, in, lists, err := b.plan()
 	if err != nil {
 		return err
 	}
@@ -452,7 +465,7 @@ func (b *Builder) Write(path string) (err error) {
 	w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<20)
 	out := &sink{w: w}
 	out.append(encodeHeader(&h))
-	if err := b.assemble(&l, orders, lists, out); err != nil {
+	if err := in.assemble(&l, lists, out); err != nil {
 		return err
 	}
 	if err := w.Flush(); err != nil {

@@ -105,7 +105,7 @@ func (s *Set) withdraw(ids map[int]map[string]bool) {
 	for i := range s.parts {
 		p := &s.parts[i]
 		owned := false
-		for r := range uint32(len(p.facts)) {
+		for r := range uint32(p.len()) {
 			list := p.list(r)
 			gone := ids[list]
 			if gone == nil || !p.alive(r) {
@@ -115,7 +115,7 @@ func (s *Set) withdraw(ids map[int]map[string]bool) {
 				continue
 			}
 			if !owned {
-				p.dead, owned = append(make([]uint64, 0, len(p.facts)/64+1), p.dead...), true
+				p.dead, owned = append(make([]uint64, 0, p.len()/64+1), p.dead...), true
 				p.dead = p.dead[:cap(p.dead)]
 			}
 			p.dead[r/64] |= 1 << (r % 64)
@@ -213,10 +213,10 @@ func (s *Set) seal(fresh []recentEntry) error {
 	parts := s.parts
 	for len(parts) > 0 {
 		p := &parts[len(parts)-1]
-		if !p.sealed || total+len(p.facts) > mostSealed {
+		if !p.sealed || total+p.len() > mostSealed {
 			break
 		}
-		total += len(p.facts)
+		total += p.len()
 		for _, k := range Kinds() {
 			t := &p.tables[k]
 			for place := range t.len() {
@@ -224,7 +224,7 @@ func (s *Set) seal(fresh []recentEntry) error {
 				for r := start; r < end; r++ {
 					if p.alive(r) {
 						id, category := p.record(r)
-						b.add(k, t.full(place), p.list(r), category, id)
+						b.add(k, t.full(place), p.list(r), category, string(id))
 						counted[p.list(r)][k]++
 					}
 				}
@@ -233,11 +233,11 @@ func (s *Set) seal(fresh []recentEntry) error {
 		parts = parts[:len(parts)-1]
 	}
 	for _, r := range s.recent.rows {
-		b.add(r.hash.kind, r.hash.index(), r.list, r.category, []byte(r.id))
+		b.add(r.hash.kind, r.hash.index(), r.list, r.category, r.id)
 		counted[r.list][r.hash.kind]++
 	}
 	for _, r := range fresh {
-		b.add(r.hash.kind, r.hash.index(), r.list, r.category, []byte(r.id))
+		b.add(r.hash.kind, r.hash.index(), r.list, r.category, r.id)
 	}
 	made, err := b.segment()
 	if err != nil {

@@ -26,19 +26,26 @@ var ErrCorrupt = errors.New("not a whole segment file")
 // It never changes.
 //
 // The layout follows from the header's numbers alone; everything is little-endian and begins at a multiple of 64
-// bytes: the lists as JSON; the IDs of all records, one behind the other, and where each begins; the list and category of each
-// record; and for each kind its first records by hash, its hashes in ascending order, and its bands. Records
+// bytes: the lists as JSON; the IDs of all records, one behind the other; where each begins, its category and its
+// list; and for each kind its first records by hash, its hashes in ascending order, and its bands. Records
 // are in the order of kind, hash, list, ID. The digest is that of the whole file with zeros in its place.
 type segment struct {
 	lists      []listFacts
 	infos      []Info
 	categories []string
 	ids        []byte
-	starts     []uint64
-	facts      []uint32 // list and category, 16 bits each
+	entries    []segmentRecord // and one more, for the end of the last ID
 	tables     [PHash + 1]table
 	size       layout
 }
+
+// segmentRecord is an entry. Its numbers lie together because a match reads them all.
+type segmentRecord struct {
+	low, high      uint32 // where its ID begins
+	category, list uint16
+}
+
+func (r *segmentRecord) start() uint64 { return uint64(r.high)<<32 | uint64(r.low) }
 
 const (
 	segmentVersion = 1
@@ -47,6 +54,7 @@ const (
 	mostListBytes  = 16 << 20 // of JSON
 	mostIDBytes    = 1 << 40
 	mostRecords    = math.MaxUint32 - 1
+	recordSize     = 12
 )
 
 var segmentMagic = [16]byte([]byte("dmguard segment\n"))
@@ -95,9 +103,9 @@ type refusalSection struct {
 
 // layout is where the parts of a segment lie.
 type layout struct {
-	lists, ids, starts, facts extent
-	tables                    [PHash + 1]tableLayout
-	size                      int64
+	lists, ids, records extent
+	tables              [PHash + 1]tableLayout
+	size                int64
 }
 
 type tableLayout struct {
@@ -124,8 +132,7 @@ func (h *header) layout() (layout, error) {
 	}
 	l.lists = next(int64(h.Lists))
 	l.ids = next(int64(h.IDs))
-	l.starts = next(8 * (int64(h.Records) + 1))
-	l.facts = next(4 * int64(h.Records))
+	l.records = next(recordSize * (int64(h.Records) + 1))
 	for i, th := range h.Tables {
 		kind := Kind(i + 1)
 		if th.Hashes > h.Records || !th.Plan.fits(kind) {
@@ -152,7 +159,7 @@ func (h *header) layout() (layout, error) {
 
 // bytes returns how much of a segment is searched, and how much says what is found.
 func (l *layout) bytes() (index, entries int64) {
-	entries = l.lists.size + l.ids.size + l.starts.size + l.facts.size
+	entries = l.lists.size + l.ids.size + l.records.size
 	for i := range l.tables {
 		t := &l.tables[i]
 		entries += t.first.size
@@ -165,7 +172,7 @@ func (l *layout) bytes() (index, entries int64) {
 }
 
 // view returns bytes as numbers of the machine, without a copy.
-func view[T uint32 | uint64 | [4]uint64](b []byte) []T {
+func view[T uint32 | uint64 | [4]uint64 | segmentRecord](b []byte) []T {
 	size := int(unsafe.Sizeof(*new(T)))
 	if len(b) < size {
 		return nil
@@ -247,7 +254,7 @@ func readSegment(data []byte, check bool) (*segment, error) {
 		}
 	}
 	s := &segment{
-		size: l, tables: l.tablesOf(data), ids: l.ids.of(data), starts: view[uint64](l.starts.of(data)), facts: view[uint32](l.facts.of(data)),
+		size: l, tables: l.tablesOf(data), ids: l.ids.of(data), entries: view[segmentRecord](l.records.of(data)),
 	}
 	if err := s.readLists(l.lists.of(data)); err != nil {
 		return nil, err
@@ -293,9 +300,12 @@ func (s *segment) readLists(text []byte) error {
 			}
 		}
 		s.lists = append(s.lists, listFacts{name: l.Name, version: l.Version, thresholds: l.Thresholds})
-		info := Info{Name: l.Name, Version: l.Version, Entries: l.Entries, Duplicates: l.Duplicates, Refused: l.Refused, Ignored: l.Ignored}
+		info := Info{Name: l.Name, Version: l.Version, Entries: l.Entries, Duplicates: l.Duplicates, Refused: l.Refused}
 		if info.Entries == nil {
 			info.Entries = make(map[Kind]int)
+		}
+		if len(l.Ignored) > 0 {
+			info.Ignored = l.Ignored
 		}
 		for _, r := range l.Refusals {
 			h, err := ParseHash(r.Kind, r.Hash)
@@ -320,22 +330,20 @@ func (s *segment) check() error {
 		return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)
 	}
 	plain := !slices.ContainsFunc(s.ids, func(c byte) bool { return c < '!' || c > '~' })
-	for i, start := range s.starts[:len(s.starts)-1] {
-		end := s.starts[i+1]
+	for i := range s.len() {
+		start, end := s.entries[i].start(), s.entries[i+1].start()
 		if start >= end || end > uint64(len(s.ids)) || end-start > maxField {
 			return fault("ID of record %d", i)
 		}
 		if !plain && printable(string(s.ids[start:end])) != nil {
 			return fault("ID of record %d", i)
 		}
-	}
-	if s.starts[0] != 0 || s.starts[len(s.starts)-1] != uint64(len(s.ids)) {
-		return fault("IDs")
-	}
-	for i, f := range s.facts {
-		if int(f>>16) >= len(s.lists) || int(f&0xffff) >= len(s.categories) {
+		if e := &s.entries[i]; int(e.list) >= len(s.lists) || int(e.category) >= len(s.categories) {
 			return fault("list or category of record %d", i)
 		}
+	}
+	if s.entries[0].start() != 0 || s.entries[s.len()].start() != uint64(len(s.ids)) {
+		return fault("IDs")
 	}
 	records := uint32(0)
 	counts := make([][PHash + 1]int, len(s.lists))
@@ -349,11 +357,11 @@ func (s *segment) check() error {
 		}
 		for i, first := range t.first[:t.len()] {
 			next := t.first[i+1]
-			if first >= next || int(next) > len(s.facts) {
+			if first >= next || int(next) > s.len() {
 				return fault("records of %s hash %d", t.kind, i)
 			}
-			for _, f := range s.facts[first:next] {
-				counts[f>>16][kind]++
+			for _, e := range s.entries[first:next] {
+				counts[e.list][kind]++
 			}
 		}
 		records = t.first[t.len()]
@@ -361,8 +369,8 @@ func (s *segment) check() error {
 			return fault("%s hashes: %w", t.kind, err)
 		}
 	}
-	if int(records) != len(s.facts) {
-		return fault("%d records have a hash, of %d", records, len(s.facts))
+	if int(records) != s.len() {
+		return fault("%d records have a hash, of %d", records, s.len())
 	}
 	for i, info := range s.infos {
 		for _, k := range Kinds() {
@@ -415,8 +423,12 @@ func (t *table) check() error {
 
 // record returns the ID and category of a record. The ID lies in the segment: who hands it out clones it.
 func (s *segment) record(i uint32) (id []byte, category string) {
-	return s.ids[s.starts[i]:s.starts[i+1]], s.categories[s.facts[i]&0xffff]
+	e := s.entries[i : i+2]
+	return s.ids[e[0].start():e[1].start()], s.categories[e[0].category]
 }
+
+// len is how many records there are.
+func (s *segment) len() int { return len(s.entries) - 1 }
 
 // records returns the range of records that have a hash of the table.
 func (t *table) records(place uint32) (start, end uint32) { return t.first[place], t.first[place+1] }

@@ -128,7 +128,7 @@ type part struct {
 }
 
 func (p *part) list(record uint32) int {
-	n := int(p.facts[record] >> 16)
+	n := int(p.entries[record].list)
 	if p.renumber != nil {
 		n = p.renumber[n]
 	}
@@ -194,7 +194,7 @@ func Join(sets ...*Set) (*Set, error) {
 		out.lists = append(out.lists, s.lists...)
 		out.infos = append(out.infos, s.Lists()...)
 		for _, p := range s.parts {
-			moved := make([]int, len(p.segment.lists))
+			moved := make([]int, len(p.lists))
 			for i := range moved {
 				moved[i] = base + i
 				if p.renumber != nil {
@@ -368,21 +368,31 @@ func (s *Set) entry(h *hit) named {
 	return named{p.list(h.record), id, category}
 }
 
+// match returns what is told of a hit.
+func (s *Set) match(h *hit, e *named) Match {
+	list := &s.lists[e.list]
+	return Match{
+		List: list.name, ListVersion: list.version, Entry: string(e.id), Category: e.category,
+		Kind: h.kind, Distance: h.distance, Threshold: list.thresholds[h.kind], Query: h.query,
+	}
+}
+
 // name orders hits, keeps the first per list and entry ID, and fills the result with them.
 func (s *Set) name(result *Result, hits []hit) {
-	entries := make([]struct {
+	if len(hits) == 1 {
+		e := s.entry(&hits[0])
+		result.Matches = []Match{s.match(&hits[0], &e)}
+		return
+	}
+	type candidate struct {
 		hit
 		named
-	}, len(hits))
+	}
+	all := make([]candidate, len(hits))
 	for i := range hits {
-		entries[i].hit, entries[i].named = hits[i], s.entry(&hits[i])
+		all[i] = candidate{hits[i], s.entry(&hits[i])}
 	}
-	order := make([]int, len(hits))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(i, j int) int {
-		a, b := &entries[i], &entries[j]
+	slices.SortFunc(all, func(a, b candidate) int {
 		if c := cmp.Or(
 			cmp.Compare(a.kind, b.kind), cmp.Compare(a.distance, b.distance),
 			cmp.Compare(s.lists[a.list].name, s.lists[b.list].name), bytes.Compare(a.id, b.id),
@@ -396,23 +406,18 @@ func (s *Set) name(result *Result, hits []hit) {
 		id   string
 	}
 	seen := make(map[key]bool, len(hits))
-	for _, i := range order {
-		e := &entries[i]
-		id := string(e.id)
-		if k := (key{e.list, id}); seen[k] {
+	for i := range all {
+		c := &all[i]
+		k := key{c.list, string(c.id)}
+		if seen[k] {
 			continue
-		} else {
-			seen[k] = true
 		}
+		seen[k] = true
 		if len(result.Matches) == MostMatches {
 			result.More++
 			continue
 		}
-		list := &s.lists[e.list]
-		result.Matches = append(result.Matches, Match{
-			List: list.name, ListVersion: list.version, Entry: id, Category: e.category,
-			Kind: e.kind, Distance: e.distance, Threshold: list.thresholds[e.kind], Query: e.query,
-		})
+		result.Matches = append(result.Matches, s.match(&c.hit, &c.named))
 	}
 }
 

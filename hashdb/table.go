@@ -2,7 +2,6 @@ package hashdb
 
 import (
 	"cmp"
-	"encoding/binary"
 	"math/bits"
 	"slices"
 	"sync"
@@ -114,31 +113,6 @@ func (h *Hash) index() [4]uint64 {
 	}
 }
 
-// unindex returns the hash of which index made the words.
-func unindex(kind Kind, w [4]uint64) Hash {
-	switch kind {
-	case PDQ:
-		var out [4]uint64
-		for k := range 256 {
-			to := 37 * k % 256
-			out[k/64] |= w[to/64] >> (to % 64) & 1 << (k % 64)
-		}
-		w = out
-	case PHash:
-		var out uint64
-		for k := range 64 {
-			out |= w[0] >> (37 * k % 64) & 1 << k
-		}
-		w[0] = out
-	default: // as it is
-	}
-	h := Hash{kind: kind}
-	for i, x := range w {
-		binary.LittleEndian.PutUint64(h.bytes[8*i:], x)
-	}
-	return h
-}
-
 // nibbles returns where every value of every four bits goes.
 var nibbles = sync.OnceValue(func() *[64][16][4]uint64 {
 	var t [64][16][4]uint64
@@ -247,7 +221,12 @@ func (t *table) find(w *[4]uint64) int {
 	want := w[:t.each]
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)
-		switch c := slices.Compare(t.at(mid), want); {
+		// Most differ in the first word.
+		c := cmp.Compare(t.words[mid*t.each], w[0])
+		if c == 0 {
+			c = slices.Compare(t.at(mid), want)
+		}
+		switch {
 		case c == 0:
 			return mid
 		case c < 0:
@@ -323,7 +302,7 @@ func (t *table) near(w *[4]uint64, radius int, s *scratch) []neighbour {
 					s.candidates = append(s.candidates, i)
 				}
 			} else {
-				for _, id := range b.ids[at.start:at.end] {
+				for _, id := range b.ids[at.start:at.end] { //nolint:staticcheck // mostly one or two, for which a call to copy them takes longer
 					s.candidates = append(s.candidates, id)
 				}
 			}

@@ -1,0 +1,272 @@
+package hashdb
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"unsafe"
+)
+
+// segmentBytes returns a file with some entries of every kind.
+func segmentBytes(t testing.TB, entries int, force map[Kind]plan) []byte {
+	t.Helper()
+	r := rand.New(rand.NewPCG(1, uint64(entries)))
+	b := Builder{force: force}
+	for _, name := range []string{"one", "two"} {
+		b.Begin(List{Name: name, Version: "v1", Category: "csam"})
+		for i := range entries {
+			for _, k := range Kinds() {
+				b.Add(Entry{Hash: random(r, k), ID: fmt.Sprint("e", i, name)})
+			}
+		}
+		b.Add(Entry{Hash: Hash{kind: MD5}, ID: "zero"})
+	}
+	path := filepath.Join(t.TempDir(), "segment")
+	if err := b.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(aligned(0), data...)
+}
+
+// sign puts the right length and digest into what only looks like a segment.
+func sign(data []byte) []byte {
+	out := aligned(int64(len(data)))
+	copy(out, data)
+	if len(out) >= headerSize {
+		var h header
+		binary.LittleEndian.PutUint64(out[unsafe.Offsetof(h.Size):], uint64(len(out)))
+		sum := digest(out)
+		copy(out[unsafe.Offsetof(h.Digest):], sum[:])
+	}
+	return out
+}
+
+func TestASegmentWithAnyByteChangedIsRefused(t *testing.T) {
+	data := segmentBytes(t, 5, nil)
+	if _, err := readSegment(data, true); err != nil {
+		t.Fatal(err)
+	}
+	for i := range data {
+		data[i] ^= 0x10
+		if _, err := readSegment(data, true); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("byte %d of %d: %v", i, len(data), err)
+		}
+		data[i] ^= 0x10
+	}
+}
+
+func TestASegmentThatIsCutOrGrownIsRefused(t *testing.T) {
+	data := segmentBytes(t, 3, nil)
+	path := filepath.Join(t.TempDir(), "segment")
+	for _, n := range []int{0, 1, headerSize - 1, headerSize, len(data) / 2, len(data) - 1, len(data) + 1} {
+		cut := append(bytes.Clone(data), 0)[:n]
+		if err := os.WriteFile(path, cut, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(path); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%d of %d bytes: %v", n, len(data), err)
+		}
+		// Even where the header was made to fit.
+		if _, err := readSegment(sign(cut), true); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%d of %d bytes, signed: %v", n, len(data), err)
+		}
+	}
+	if _, err := Open(t.TempDir()); err == nil {
+		t.Error("a folder is opened")
+	}
+	if _, err := Open(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+func TestASegmentOfAnotherVersionSaysSo(t *testing.T) {
+	data := segmentBytes(t, 1, nil)
+	var h header
+	data[unsafe.Offsetof(h.Version)]++
+	if _, err := readSegment(sign(data), true); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The digest does not help against whoever can compute one.
+func TestDirectoriesThatLeadAstrayAreRefusedThoughTheDigestIsRight(t *testing.T) {
+	force := map[Kind]plan{PDQ: planSixteen, PHash: planQuarters}
+	whole := segmentBytes(t, 20, force)
+	s, err := readSegment(whole, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := s.size
+	number := func(at int64, value uint32) func([]byte) {
+		return func(b []byte) { binary.LittleEndian.PutUint32(b[at:], value) }
+	}
+	pdq, md5 := l.tables[PDQ], l.tables[MD5]
+	dir := int64(4 * (1<<16 + 1))
+	for name, change := range map[string]func([]byte){
+		"directory of the order beyond": number(pdq.bands[0].at+4*100, 41),
+		"directory of the order off":    number(pdq.bands[0].at+dir-8, 0),
+		"directory beyond":              number(pdq.bands[3].at+4*100, 41),
+		"directory falls":               number(pdq.bands[3].at+dir-8, 0),
+		"directory does not begin":      number(pdq.bands[3].at, 1),
+		"directory does not end":        number(pdq.bands[3].at+dir-4, 39),
+		"id beyond":                     number(pdq.bands[3].at+dir+4*7, 40),
+		"records fall":                  number(pdq.first.at+4*5, 3),
+		"records beyond":                number(pdq.first.at+4*40, 1000),
+		"records of another kind":       number(pdq.first.at, 0),
+		"digests out of order":          func(b []byte) { b[md5.words.at+7] = 0xff },
+		"the same hash twice":           func(b []byte) { copy(b[md5.words.at:], b[md5.words.at+16:md5.words.at+32]) },
+		"ID ends before it begins":      number(l.records.at+12, 0),
+		"ID beyond":                     number(l.records.at+12*20+4, 1),
+		"last ID ends early":            number(l.records.at+l.records.size-12, uint32(l.ids.size-1)),
+		"no such category":              number(l.records.at+8, 1),
+		"no such list":                  number(l.records.at+8, 2<<16),
+		"an entry of the other list":    number(l.records.at+8, 1<<16),
+		"ID with a line break":          func(b []byte) { b[l.ids.at] = '\n' },
+		"list without name": func(b []byte) {
+			copy(b[l.lists.at+1:], bytes.Replace(l.lists.of(b), []byte(`"one"`), []byte(`""  `), 1)[1:])
+		},
+		"list with another threshold": func(b []byte) {
+			copy(l.lists.of(b), bytes.Replace(l.lists.of(b), []byte(`"pdq":31`), []byte(`"pdq":32`), 1))
+		},
+		"no JSON": func(b []byte) { b[l.lists.at] = '[' },
+	} {
+		bad := bytes.Clone(whole)
+		change(bad)
+		if bytes.Equal(bad, whole) {
+			t.Errorf("%s: nothing was changed", name)
+		}
+		if _, err := readSegment(sign(bad), true); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := readSegment(sign(whole), true); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+}
+
+func TestASegmentIsInPlaceWholeOrNotAtAll(t *testing.T) {
+	dir := t.TempDir()
+	var b Builder
+	b.Begin(List{Name: "l", Entries: []Entry{{Hash: Digests([]byte("x"))[0], ID: "e"}}})
+	if err := b.Write(filepath.Join(dir, "absent", "segment")); err == nil {
+		t.Error("written into a folder that is not there")
+	}
+	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.Begin(List{Name: "l"})
+	if err := b.Write(filepath.Join(dir, "folder")); err == nil {
+		t.Error("written over a folder")
+	}
+	b.Begin(List{})
+	if err := b.Write(filepath.Join(dir, "segment")); err == nil {
+		t.Error("a list without name is written")
+	}
+	if found, err := os.ReadDir(dir); err != nil || len(found) != 1 {
+		t.Errorf("left behind: %v %v", found, err)
+	}
+}
+
+func TestTheSameListsMakeTheSameFile(t *testing.T) {
+	if !bytes.Equal(segmentBytes(t, 30, nil), segmentBytes(t, 30, nil)) {
+		t.Error("two files differ")
+	}
+}
+
+func TestAFileStaysMappedAsLongAsASetOfItIsInUseAndNotLonger(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads /proc")
+	}
+	path := filepath.Join(t.TempDir(), "mapped-segment")
+	if err := os.WriteFile(path, segmentBytes(t, 5, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapped := func() bool {
+		maps, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Contains(maps, []byte("mapped-segment"))
+	}
+	joined, err := Join(set, mustSet(t, List{Name: "l"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		runtime.GC()
+	}
+	if !mapped() {
+		t.Fatal("unmapped while a set made of it is in use")
+	}
+	h := Digests([]byte("x"))
+	joined.Match(Query{Hashes: h[:]})
+	for range 1000 {
+		if runtime.GC(); !mapped() {
+			return
+		}
+	}
+	t.Error("still mapped")
+}
+
+func FuzzSegment(f *testing.F) {
+	f.Add(segmentBytes(f, 0, nil), false)
+	f.Add(segmentBytes(f, 2, nil), true)
+	f.Add(segmentBytes(f, 9, nil), true)
+	r := rand.New(rand.NewPCG(6, 6))
+	q := Query{Quality: 100}
+	for _, k := range Kinds() {
+		for range 4 {
+			q.Hashes = append(q.Hashes, random(r, k))
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte, signed bool) {
+		if signed {
+			data = sign(data)
+		} else {
+			data = append(aligned(0), data...)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s, err := readSegment(data, true)
+		runtime.ReadMemStats(&after)
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<10+200*uint64(len(data)) {
+			t.Errorf("%d bytes of memory for %d of segment", grown, len(data))
+		}
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("another error: %v", err)
+			}
+			return
+		}
+		set := newSet(part{segment: s})
+		set.Match(q)
+		for _, k := range Kinds() {
+			table := &s.tables[k]
+			for place := range table.len() {
+				w := table.full(place)
+				if table.find(&w) != place {
+					t.Fatalf("%s hash %d does not find itself", k, place)
+				}
+				start, end := table.records(uint32(place))
+				for r := start; r < end; r++ {
+					s.record(r)
+				}
+			}
+		}
+	})
+}
