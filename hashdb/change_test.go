@@ -36,6 +36,7 @@ func TestANewEntryMatchesAtOnceAndAWithdrawnOneNoMore(t *testing.T) {
 		old := mustSet(t, List{Name: "l", Version: "1", Entries: []Entry{{Hash: a, ID: "a"}, {Hash: a, ID: "ab"}}}, List{Name: "other", Version: "1", Entries: []Entry{{Hash: a, ID: "a"}}})
 		added := mustApply(t, old, Change{List: "l", Version: "2", Add: []Entry{{Hash: b, ID: "b"}, {Hash: perturb(r, a, kind.Threshold()), ID: "near"}}})
 		gone := mustApply(t, added, Change{List: "l", Version: "3", Withdraw: []string{"a", "b", "unknown"}})
+		less := mustApply(t, gone, Change{List: "l", Version: "4", Withdraw: []string{"ab"}})
 		back := mustApply(t, gone, Change{List: "l", Version: "4", Withdraw: []string{"near"}, Add: []Entry{{Hash: a, ID: "a"}, {Hash: a, ID: "near"}}})
 		for i, c := range []struct {
 			set  *Set
@@ -48,6 +49,7 @@ func TestANewEntryMatchesAtOnceAndAWithdrawnOneNoMore(t *testing.T) {
 			{added, a, []string{"l/a@2", "l/ab@2", "l/near@2", "other/a@1"}},
 			{gone, b, nil},
 			{gone, a, []string{"l/ab@3", "l/near@3", "other/a@1"}},
+			{less, a, []string{"l/near@4", "other/a@1"}},
 			{back, a, []string{"l/a@4", "l/ab@4", "l/near@4", "other/a@1"}},
 		} {
 			got := ids(c.set, c.hash)
@@ -64,7 +66,10 @@ func TestANewEntryMatchesAtOnceAndAWithdrawnOneNoMore(t *testing.T) {
 
 func TestTwoChangesOfOneSetDoNotSeeEachOther(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
-	base := mustApply(t, mustSet(t, List{Name: "l"}), Change{List: "l", Add: []Entry{{Hash: random(r, PDQ), ID: "base"}}})
+	base := mustSet(t, List{Name: "l"})
+	for i := range 5 { // so that there is room behind them that both could take
+		base = mustApply(t, base, Change{List: "l", Add: []Entry{{Hash: random(r, PDQ), ID: fmt.Sprint(i)}, {Hash: random(r, SHA256), ID: fmt.Sprint(i)}}})
+	}
 	a, b := random(r, PDQ), random(r, PDQ)
 	x, y := Digests([]byte("x"))[0], Digests([]byte("y"))[0]
 	left := mustApply(t, base, Change{List: "l", Add: []Entry{{Hash: a, ID: "a"}, {Hash: x, ID: "x"}}})

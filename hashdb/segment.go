@@ -49,7 +49,7 @@ func (r *segmentRecord) start() uint64 { return uint64(r.high)<<32 | uint64(r.lo
 
 const (
 	segmentVersion = 1
-	headerSize     = 4096
+	headerSize     = 256
 	sectionAlign   = 64
 	mostListBytes  = 16 << 20 // of JSON
 	mostIDBytes    = 1 << 40

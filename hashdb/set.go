@@ -7,9 +7,14 @@
 // the empty file, hashes that are all zero or nearly so. The set of lists in force is one immutable
 // value behind an atomic pointer.
 //
+// [LoadDir] and [NewSet] keep lists in memory, up to some millions of entries. For more, a [Builder] writes them to
+// a file once and [Open] maps it, which several processes then share. [DB.Apply] adds and withdraws entries from one look-up
+// to the next, without building anything again, and [Join] puts sets together of which each can be replaced alone.
+//
 // The package does not decode pictures or compute PDQ hashes (package pdq does), does not
 // fetch lists, and does not decide what follows from a match, which is evidence and
-// not a verdict: unrelated pictures can be made to collide on purpose.
+// not a verdict: unrelated pictures can be made to collide on purpose. It does not sign files: their
+// digest tells of accidents, not of enemies, against whom it only does not crash.
 package hashdb
 
 import (

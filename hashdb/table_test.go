@@ -23,7 +23,6 @@ func tableOf(t testing.TB, p plan, kind Kind, hashes []Hash) *table {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.len() }) // mapped for as long as the test
 	return &s.tables[kind]
 }
 
@@ -85,7 +84,16 @@ func TestBandsCoverEveryBitOnceAndTheirFlipsTheRadius(t *testing.T) {
 	}{{planSixteen, PDQ, 31}, {planEleven, PDQ, 31}, {planQuarters, PHash, 10}} {
 		bands := newBands(c.p, 1)
 		seen := make([]int, 8*c.kind.Size())
+		r := rand.New(rand.NewPCG(1, uint64(c.p)))
+		w := []uint64{r.Uint64(), r.Uint64(), r.Uint64(), r.Uint64()}
 		for _, b := range bands {
+			want := uint32(0)
+			for at := b.offset; at < b.offset+b.width; at++ {
+				want = want<<1 | uint32(w[at/64]>>(63-at%64)&1)
+			}
+			if got := b.value(w); got != want {
+				t.Errorf("plan %d: the band at %d has the value %b, want %b", c.p, b.offset, got, want)
+			}
 			for bit := range b.width {
 				seen[b.offset+bit]++
 			}

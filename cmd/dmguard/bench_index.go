@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -183,7 +184,11 @@ func (b *indexBench) build(ctx context.Context, kind hashdb.Kind, n int) (path s
 	return path, time.Since(started), cpuTime() - cpu, nil
 }
 
-func benchID(i int) string { return fmt.Sprintf("%08x", i) }
+func benchID(i int) string {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], uint32(i))
+	return hex.EncodeToString(b[:])
+}
 
 // open maps a file and removes its name.
 func (b *indexBench) open(path string) (*hashdb.Set, time.Duration, error) {
