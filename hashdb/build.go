@@ -262,7 +262,6 @@ func (b *Builder) sort(kind Kind, out *sorted) {
 	t.words = make([]uint64, 0, entries.n*stride)
 	t.first = make([]uint32, 0, entries.n+1)
 	var bucket []row
-	var last *row
 	for i := range ends[1:] {
 		part := all[ends[i]:ends[i+1]]
 		slices.SortFunc(part, func(x, y keyed) int {
@@ -271,10 +270,7 @@ func (b *Builder) sort(kind Kind, out *sorted) {
 			}
 			return b.compare(entries.at(x.row), entries.at(y.row))
 		})
-		if last != nil {
-			keep := *last
-			last = &keep
-		}
+		last := (*row)(nil) // equal hashes are in one bucket
 		// The copies do not wait for each other, as comparing neighbours would.
 		bucket = bucket[:0]
 		for _, k := range part {
@@ -415,7 +411,6 @@ func (b *Builder) segment() (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Size = uint64(l.size)
 	data, keep, err := memory(l.size)
 	if err != nil {
 		return nil, err
@@ -450,7 +445,6 @@ func (b *Builder) Write(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	h.Size = uint64(l.size)
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err

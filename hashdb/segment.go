@@ -63,7 +63,6 @@ type header struct {
 	Magic   [16]byte
 	Version uint32
 	Kinds   uint32
-	Size    uint64
 	Digest  [sha256.Size]byte
 	Lists   uint64 // bytes
 	IDs     uint64 // bytes
@@ -238,15 +237,13 @@ func readSegment(data []byte, check bool) (*segment, error) {
 		return nil, fmt.Errorf("%w: it does not begin like one", ErrCorrupt)
 	case h.Version != segmentVersion || int(h.Kinds) != len(h.Tables):
 		return nil, fmt.Errorf("%w: version %d with %d kinds of hashes, this program reads version %d with %d; build it again", ErrCorrupt, h.Version, h.Kinds, segmentVersion, len(h.Tables))
-	case h.Size != uint64(len(data)):
-		return nil, fmt.Errorf("%w: %d bytes, and %d were written", ErrCorrupt, len(data), h.Size)
 	}
 	l, err := h.layout()
 	if err != nil {
 		return nil, err
 	}
 	if l.size != int64(len(data)) {
-		return nil, fmt.Errorf("%w: %d bytes, and its header tells of %d", ErrCorrupt, len(data), l.size)
+		return nil, fmt.Errorf("%w: %d bytes, and %d were written", ErrCorrupt, len(data), l.size)
 	}
 	if check {
 		if sum := digest(data); sum != h.Digest {

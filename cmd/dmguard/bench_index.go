@@ -57,11 +57,11 @@ const (
 )
 
 // bigMemory is what the largest run takes while it builds.
-const bigMemory = 12 << 30
+const bigMemory = 14 << 30
 
 func runBenchIndex(ctx context.Context, cl *commandLine) error {
 	entries := cl.Int("entries", barEntries, "how many PDQ hashes, and as many digests")
-	big := cl.Bool("big", false, "measure 100 million PDQ hashes as well; takes minutes, 12 GiB of memory and 11 GB of disk")
+	big := cl.Bool("big", false, "measure 100 million PDQ hashes as well; takes minutes, 14 GiB of memory and 11 GB of disk")
 	dir := cl.String("dir", os.TempDir(), "`folder` for the files, which are removed at the end")
 	long := cl.Duration("time", 2*time.Second, "how long to look up for each figure")
 	asJSON := cl.Bool("json", false, "print JSON")
