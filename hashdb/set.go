@@ -110,7 +110,7 @@ const MostRefusals = 100
 // Set is the lists in force together. It never changes; a nil set holds no lists. Any number of goroutines may use it.
 //
 // It consists of segments, each searched as its size asks for, and of the newest entries, which are
-// gone through. Eight PDQ hashes are looked up among ten million in about 2 ms, among 8,192 in 0.1 ms.
+// gone through. Eight PDQ hashes are looked up among ten million in about 1.5 ms, among 8,192 in 0.1 ms.
 type Set struct {
 	infos  []Info
 	lists  []listFacts
