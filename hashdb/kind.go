@@ -41,12 +41,19 @@ type kindFacts struct {
 	threshold int // bits: the default, and the most a list may ask for
 }
 
-var kinds = map[Kind]kindFacts{
+var kinds = [...]kindFacts{
 	SHA256: {"sha256", "sha256-fips180-4", sha256.Size, 0},
 	SHA1:   {"sha1", "sha1-fips180-4", sha1.Size, 0},
 	MD5:    {"md5", "md5-rfc1321", md5.Size, 0},
 	PDQ:    {"pdq", "pdq-nn512-v1", 32, 31},
 	PHash:  {"phash", "goimagehash-v1.1.0", 8, 6},
+}
+
+func (k Kind) facts() (kindFacts, bool) {
+	if k == 0 || int(k) >= len(kinds) {
+		return kindFacts{}, false
+	}
+	return kinds[k], true
 }
 
 // Kinds returns every kind, the most certain first.
@@ -64,7 +71,7 @@ func ParseKind(name string) (Kind, error) {
 
 // String returns md5, sha1, sha256, pdq or phash.
 func (k Kind) String() string {
-	if f, ok := kinds[k]; ok {
+	if f, ok := k.facts(); ok {
 		return f.name
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
@@ -72,7 +79,7 @@ func (k Kind) String() string {
 
 // MarshalText writes the kind's name.
 func (k Kind) MarshalText() ([]byte, error) {
-	f, ok := kinds[k]
+	f, ok := k.facts()
 	if !ok {
 		return nil, fmt.Errorf("no hash kind has number %d", uint8(k))
 	}
@@ -92,14 +99,25 @@ func (k *Kind) UnmarshalText(text []byte) error {
 // Algorithm names the function and its version, for hashes that outlive the program:
 // hashes of one kind but different algorithms must not be compared. A PDQ hash is
 // taken to be made in mode nn512; other modes name themselves.
-func (k Kind) Algorithm() string { return kinds[k].algorithm }
+func (k Kind) Algorithm() string {
+	f, _ := k.facts()
+	return f.algorithm
+}
 
 // Size returns the length of a hash in bytes.
-func (k Kind) Size() int { return kinds[k].size }
+func (k Kind) Size() int {
+	if int(k) >= len(kinds) {
+		return 0
+	}
+	return kinds[k].size
+}
 
 // Threshold returns the largest distance in bits at which two hashes of the kind
 // match: what lists get by default and at most.
-func (k Kind) Threshold() int { return kinds[k].threshold }
+func (k Kind) Threshold() int {
+	f, _ := k.facts()
+	return f.threshold
+}
 
 // Hash is a hash of any kind. It is comparable; the zero value is no hash.
 type Hash struct {
@@ -110,7 +128,7 @@ type Hash struct {
 // NewHash takes the bytes of a hash in the order of its hexadecimal form; of a
 // pdq.Hash h they are h[:].
 func NewHash(kind Kind, b []byte) (Hash, error) {
-	f, ok := kinds[kind]
+	f, ok := kind.facts()
 	if !ok {
 		return Hash{}, fmt.Errorf("no hash kind has number %d", uint8(kind))
 	}
@@ -124,7 +142,7 @@ func NewHash(kind Kind, b []byte) (Hash, error) {
 
 // ParseHash reads hexadecimal digits in either case, of exactly the kind's size.
 func ParseHash(kind Kind, text string) (Hash, error) {
-	f, ok := kinds[kind]
+	f, ok := kind.facts()
 	if !ok {
 		return Hash{}, fmt.Errorf("no hash kind has number %d", uint8(kind))
 	}

@@ -261,6 +261,9 @@ func parseEntry(kind, hash, id, category string) (Entry, error) {
 
 // printable refuses what could forge a line of a log or of a page.
 func printable(text string) error {
+	if len(text) <= maxField && plain(text) {
+		return nil
+	}
 	switch {
 	case len(text) > maxField:
 		return fmt.Errorf("%d bytes, at most %d are taken", len(text), maxField)
@@ -272,6 +275,16 @@ func printable(text string) error {
 		return errors.New("holds a character that does not print")
 	}
 	return nil
+}
+
+// plain says that a text is ASCII without spaces, which most are and which is quickly seen.
+func plain(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < '!' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // addRead tells an error of a CSV reader and whether the lines after it can be read.
