@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,6 +122,7 @@ type worker struct {
 	registry prometheus.Registerer
 
 	source atomic.Pointer[kafka.Source]
+	latest atomic.Pointer[pipeline.Ruleset] // what was reloaded last, nil before the first time
 }
 
 // run judges messages until ctx ends, and then finishes those it has in hand.
@@ -133,9 +135,7 @@ func (w *worker) run(ctx context.Context) error {
 		if !errors.Is(err, errEmptied) || ctx.Err() != nil {
 			return err
 		}
-		if w.registry != nil {
-			w.registry.Unregister(metrics) // the next member has its own
-		}
+		w.registry.Unregister(metrics) // the next member has its own
 		w.log.Warn("joining the group again to rebuild the state of conversations", zap.Error(err))
 	}
 }
@@ -190,7 +190,7 @@ func (w *worker) member(ctx context.Context, metrics *prometheus.Registry) (err 
 	p, err = pipeline.New(pipeline.Config{
 		Source:  source,
 		Open:    w.open,
-		Ruleset: w.rules.ruleset,
+		Ruleset: cmp.Or(w.latest.Load(), w.rules.ruleset),
 		Memory:  memory,
 		Sinks: []pipeline.Sink{&pipeline.Publisher{
 			Log: producer, Prefix: cfg.Topics.Prefix, MaxRecord: producer.MaxRecordBytes(),
@@ -205,16 +205,19 @@ func (w *worker) member(ctx context.Context, metrics *prometheus.Registry) (err 
 		return err
 	}
 	close(built)
-	if w.registry != nil {
-		if err := w.registry.Register(metrics); err != nil {
-			return fmt.Errorf("registering metrics: %w", err)
-		}
+	if err := w.registry.Register(metrics); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
 	}
 	if n := journal.Suspects(); n > 0 {
 		w.log.Warn("a process died with messages in hand; they are looked at one by one", zap.Int("messages", n))
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return w.rules.watch(gctx, w.log, p.Reload) })
+	g.Go(func() error {
+		return w.rules.watch(gctx, w.log, func(r *pipeline.Ruleset) {
+			w.latest.Store(r)
+			p.Reload(r)
+		})
+	})
 	g.Go(func() error { return w.watchKeys(gctx) })
 	g.Go(func() error {
 		err := p.Run(gctx)
