@@ -71,7 +71,7 @@ func runPoisonedWorker(ctx context.Context, args []string) error {
 			return m, err
 		},
 		group:   *value["group"],
-		journal: filepath.Join(*value["journal"], *value["group"]), log: log.With(zap.Bool("poisoned", true)),
+		journal: filepath.Join(*value["journal"], *value["group"]), log: log.With(zap.Bool("poisoned", true)), registry: newRegistry(),
 	}
 	return w.run(ctx)
 }
