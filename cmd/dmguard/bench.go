@@ -75,7 +75,7 @@ func runBench(ctx context.Context, cl *commandLine) error {
 		return err
 	}
 	defer rdb.Close()
-	loaded, err := rules.load(log)
+	loaded, err := rules.load(ctx, log)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ func runScan(ctx context.Context, cl *commandLine) error {
 	var keys keyFlags
 	var logs logFlags
 	opt.add(cl)
+	opt.addDecode(cl, decodeAuto)
 	keys.add(cl)
 	logs.add(cl, "warn")
 	canary := cl.String("canary", "", "file with the deployment's canary string; without it no canary is looked for")
@@ -69,10 +70,11 @@ func runScan(ctx context.Context, cl *commandLine) error {
 			return err
 		}
 	}
-	rules, err := opt.load(log)
+	rules, err := opt.load(ctx, log)
 	if err != nil {
 		return err
 	}
+	defer rules.close()
 	memory := state.NewLocal(state.LocalOptions{CacheEntries: *conversations})
 	defer memory.Close()
 

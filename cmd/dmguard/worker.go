@@ -45,6 +45,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 		admin adminFlags
 	)
 	opt.add(cl)
+	opt.addDecode(cl, decodeSandbox)
 	keys.add(cl)
 	kf.add(cl)
 	rf.add(cl)
@@ -86,10 +87,11 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 			return err
 		}
 	}
-	rules, err := opt.load(log)
+	rules, err := opt.load(ctx, log)
 	if err != nil {
 		return err
 	}
+	defer rules.close()
 	rdb, err := rf.client(ctx, log)
 	if err != nil {
 		return err
