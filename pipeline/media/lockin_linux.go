@@ -64,7 +64,7 @@ func lockIn(maxMemory int64, cpu time.Duration) error {
 		return err
 	}
 	// Where memory runs out the kernel is to end a decoder, not the service.
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0o600) //nolint:gosec // a file of the kernel
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0o600)
 	if err := limitSelf(maxMemory, cpu); err != nil {
 		return err
 	}

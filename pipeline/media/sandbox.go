@@ -52,7 +52,7 @@ type Sandbox struct {
 	log     *zap.Logger
 	slots   *semaphore.Weighted // processes at work
 	reserve func(ctx context.Context, need int64) (func(), error)
-	life    context.Context //nolint:containedctx // of the processes, which outlive every call
+	life    context.Context // of the processes, which outlive every call
 	kill    context.CancelFunc
 	alive   sync.WaitGroup
 
@@ -216,8 +216,8 @@ func (s *Sandbox) launch() (*process, error) {
 	}
 	defer outChild.Close()
 	p := &process{in: in, out: out, read: bufio.NewReader(out), exited: make(chan struct{})}
-	p.cmd = exec.CommandContext(s.life, selfPath(), decoderArgument)
-	p.cmd.Args[0] = os.Args[0] // which some programs tell their role by
+	p.cmd = exec.CommandContext(s.life, selfPath(), decoderArgument) //nolint:gosec // both are constants
+	p.cmd.Args[0] = os.Args[0]                                       // which some programs tell their role by
 	p.cmd.Env = []string{decoderVariable + "=1", "GOMAXPROCS=1", "GOTRACEBACK=none", "GODEBUG=updatemaxprocs=0,containermaxprocs=0"}
 	p.cmd.Dir = "/"
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inChild, outChild, &p.stderr

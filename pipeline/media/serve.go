@@ -110,7 +110,6 @@ func (d *decoderProcess) one() error {
 		return err
 	}
 	if d.reserved > large {
-		data = nil
 		debug.FreeOSMemory() // the next large picture may be another process's
 	}
 	return nil
