@@ -59,6 +59,15 @@ func sandboxSupport() error {
 // lockIn takes everything from the process but its pipes, memory and time, for
 // good. What was not locked is an error: there is no half.
 func lockIn(maxMemory int64, cpu time.Duration) error {
+	if err := denyThings(maxMemory, cpu); err != nil {
+		return err
+	}
+	return denyCalls()
+}
+
+// denyThings is all of lockIn but the filter of calls, behind which nothing of
+// this could be seen any more.
+func denyThings(maxMemory int64, cpu time.Duration) error {
 	<-time.After(1) // the runtime opens its poller for the first timer
 	if err := closeFiles(); err != nil {
 		return err
@@ -74,7 +83,7 @@ func lockIn(maxMemory int64, cpu time.Duration) error {
 	if err := limit(unix.RLIMIT_NOFILE, 0); err != nil { // Landlock needed one
 		return fmt.Errorf("limiting open files: %w", err)
 	}
-	return denyCalls()
+	return nil
 }
 
 // closeFiles closes what was inherited or opened at the start; the poller of the
