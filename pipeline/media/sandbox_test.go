@@ -434,9 +434,6 @@ func TestWhateverADecoderDoesTheNextPictureIsDecoded(t *testing.T) {
 			}
 		})
 	}
-	if _, err := os.Stat("/tmp/dmguard-decoder-was-here"); err == nil {
-		t.Error("a decoder made a file")
-	}
 }
 
 func TestBombsGrowTheServiceByNothing(t *testing.T) {
@@ -730,7 +727,13 @@ func play(role string) {
 		fmt.Fprintln(os.Stdout, err)
 	case "all but seccomp":
 		lock := func() error { return denyThings(DefaultConfig().MaxMemory, time.Minute) }
-		tryOnThreads(lock, unix.EACCES, func() error { return unix.Mkdir("/tmp/dmguard-decoder-was-here", 0o700) })
+		tryOnThreads(lock, unix.EACCES, func() error {
+			dir, err := os.MkdirTemp("", "decoder-")
+			if err == nil {
+				_ = os.Remove(dir)
+			}
+			return err
+		})
 	case "seccomp alone":
 		tryOnThreads(denyCalls, unix.EPERM, func() error { return unix.Access("/etc/passwd", unix.R_OK) })
 	default:
