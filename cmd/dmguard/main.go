@@ -19,9 +19,15 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/dmguard/dmguard/detectors/hashmatch"
+	"github.com/dmguard/dmguard/pipeline/media"
 )
 
 func main() {
+	if media.ServeSandbox(hashmatch.NewLook()) {
+		return // this was a process that decodes pictures
+	}
 	// The first signal drains; a second one ends the process as usual.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

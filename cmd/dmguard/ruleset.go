@@ -32,11 +32,24 @@ type rulesetOptions struct {
 	lists     string
 	canary    string
 	fileRoots []string // beside those of the configuration
+	decode    string   // where pictures are decoded; "" for in this process
 }
+
+// Where pictures are decoded.
+const (
+	decodeSandbox   = "sandbox"
+	decodeInProcess = "in-process"
+	decodeAuto      = "auto"
+)
 
 func (o *rulesetOptions) add(cl *commandLine) {
 	cl.env(&o.config, "config", "DMGUARD_CONFIG", "", "configuration `file`; what it does not name is as in \"dmguard config reference\"")
 	cl.env(&o.lists, "lists", "DMGUARD_LISTS", "", "`folder` of hash lists, CSV files with the columns kind,hash,entry,category; instead of lists.dir")
+}
+
+func (o *rulesetOptions) addDecode(cl *commandLine, where string) {
+	cl.StringVar(&o.decode, "decode", where, "where pictures are decoded: sandbox, in processes that can reach nothing; in-process; "+
+		"auto, in a sandbox where the kernel has one")
 }
 
 // rules is a configuration and the ruleset made of it, with what it takes to
@@ -48,13 +61,21 @@ type rules struct {
 	lists    *hashdb.Set
 	fetcher  *media.Fetcher
 	preparer *hashmatch.Preparer
-	limits   media.Config // in force: they do not reload
+	limits   media.Config   // in force: they do not reload
+	sandbox  *media.Sandbox // nil where pictures are decoded in this process
 	stamp    string
+}
+
+// close ends the processes that decode.
+func (r *rules) close() {
+	if r.sandbox != nil {
+		r.sandbox.Close()
+	}
 }
 
 // load reads the configuration, the lists and the rule packs, and reports every
 // fault in them.
-func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (*rules, error) {
+func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (_ *rules, err error) {
 	r := &rules{opt: *o}
 	r.stamp = r.fingerprint()
 	cfg, err := loadConfig(o.config)
@@ -63,15 +84,20 @@ func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (*rules, err
 	}
 	mediaConfig := cfg.Media
 	mediaConfig.FileRoots = append(append([]string{}, mediaConfig.FileRoots...), o.fileRoots...)
-	r.fetcher, err = media.Open(ctx, mediaConfig)
+	r.fetcher, err = media.Open(context.WithoutCancel(ctx), mediaConfig)
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := media.NewDecoder(mediaConfig)
+	examiner, err := r.examiner(ctx, mediaConfig, log)
 	if err != nil {
 		return nil, err
 	}
-	r.preparer = hashmatch.NewPreparer(r.fetcher, decoder)
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	r.preparer = hashmatch.NewPreparer(r.fetcher, examiner)
 	r.limits = cfg.Media
 	r.limits.FileRoots, r.limits.Stores = nil, nil // where things lie is no rule
 	if err := r.build(cfg, log); err != nil {
@@ -79,6 +105,32 @@ func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (*rules, err
 	}
 	r.stamp = r.fingerprint()
 	return r, nil
+}
+
+// examiner returns what decodes pictures, as the options want it.
+func (r *rules) examiner(ctx context.Context, cfg media.Config, log *zap.Logger) (hashmatch.Examiner, error) {
+	switch r.opt.decode {
+	case decodeSandbox, decodeAuto:
+		var err error
+		r.sandbox, err = media.StartSandbox(ctx, cfg, 0, log)
+		switch {
+		case err == nil:
+			return r.sandbox, nil
+		case r.opt.decode == decodeSandbox:
+			return nil, fmt.Errorf("%w\nto decode pictures in this process all the same, where a flaw of a decoder reaches everything: --decode=in-process", err)
+		}
+		log.Warn("pictures are decoded in this process, where a flaw of a decoder reaches everything", zap.Error(err))
+	case decodeInProcess:
+		log.Warn("pictures are decoded in this process, where a flaw of a decoder reaches everything")
+	case "":
+	default:
+		return nil, fmt.Errorf("flag -decode: %q is none of sandbox, in-process, auto", r.opt.decode)
+	}
+	decoder, err := media.NewDecoder(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &media.InProcess{Decoder: decoder, Look: hashmatch.NewLook()}, nil
 }
 
 // build makes the ruleset of a configuration, or changes nothing.

@@ -40,6 +40,7 @@ func runScan(ctx context.Context, cl *commandLine) error {
 	var keys keyFlags
 	var logs logFlags
 	opt.add(cl)
+	opt.addDecode(cl, decodeAuto)
 	keys.add(cl)
 	logs.add(cl, "warn")
 	canary := cl.String("canary", "", "file with the deployment's canary string; without it no canary is looked for")
@@ -73,6 +74,7 @@ func runScan(ctx context.Context, cl *commandLine) error {
 	if err != nil {
 		return err
 	}
+	defer rules.close()
 	sc := &scan{rules: rules, open: openerWith(keyset, true), conversations: *conversations, log: log}
 	if !isTerminal(cl.out) { // verdicts and a bar would not share one
 		sc.bar = newProgress(cl.err, "messages")

@@ -43,6 +43,7 @@ const embeddedPartitions = 4
 func runUp(ctx context.Context, cl *commandLine) error {
 	var opt rulesetOptions
 	opt.add(cl)
+	opt.addDecode(cl, decodeAuto)
 	var logs logFlags
 	logs.add(cl, "warn")
 	data := dataFlag(cl)
@@ -157,6 +158,7 @@ func (u *up) open(ctx context.Context, opt rulesetOptions) (err error) {
 	if u.rules, err = opt.load(ctx, u.log); err != nil {
 		return err
 	}
+	u.closers = append(u.closers, u.rules.close)
 	// The process must be gone within ten seconds of a signal.
 	u.rules.config.Worker.DrainTimeout = min(u.rules.config.Worker.DrainTimeout, 5*time.Second)
 	if err := u.openKeys(); err != nil {

@@ -47,6 +47,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 		admin adminFlags
 	)
 	opt.add(cl)
+	opt.addDecode(cl, decodeSandbox)
 	keys.add(cl)
 	kf.add(cl)
 	rf.add(cl)
@@ -92,6 +93,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 	if err != nil {
 		return err
 	}
+	defer rules.close()
 	rdb, err := rf.client(ctx, log)
 	if err != nil {
 		return err

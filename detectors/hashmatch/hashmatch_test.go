@@ -73,7 +73,7 @@ func newTestPreparer(tb testing.TB, change func(*media.Config)) *Preparer {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return NewPreparer(fetcher, decoder)
+	return NewPreparer(fetcher, &media.InProcess{Decoder: decoder, Look: NewLook()})
 }
 
 func inline(id, mediaType string, data []byte) pipeline.Attachment {
@@ -364,9 +364,13 @@ func TestAnEmptyObjectIsAFault(t *testing.T) {
 
 func TestAPanicOfAHasherIsAFaultOfTheAttachment(t *testing.T) {
 	p := newTestPreparer(t, nil)
-	p.hashers.New = func() any { return (*pdq.Hasher)(nil) }
+	here, _ := p.examiner.(*media.InProcess)
+	here.Look = func(f media.Frame, _ uint8) ([]byte, error) {
+		(*pdq.Hasher)(nil).Hash(f.Image, pdq.NN512)
+		return nil, nil
+	}
 	item := prepared(t, p, inline("a", "image/png", file(t, picture(1))), inline("b", "text/plain", []byte("x")))
-	if m := item.Media[0]; m.Err != "hashing it panicked" || len(m.Hashes) != 3 {
+	if m := item.Media[0]; m.Err != "looking at the png picture failed" || len(m.Hashes) != 3 {
 		t.Errorf("%+v", m)
 	}
 	if item.Media[1].Err != "" {

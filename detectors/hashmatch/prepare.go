@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/dmguard/dmguard/hashdb"
-	"github.com/dmguard/dmguard/hashdb/pdq"
 	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/media"
 )
@@ -20,23 +18,28 @@ import (
 // platform is the algorithm of a hash that the platform computed.
 const platform = "platform"
 
+// Examiner decodes pictures and computes with the function of [NewLook] what
+// there is to know of each frame: [media.InProcess] here, [media.Sandbox] in
+// processes that can do no harm.
+type Examiner interface {
+	Examine(ctx context.Context, data []byte, want uint8, each func(frame int, seen []byte) error) (media.Result, error)
+}
+
 // Preparer makes the attachments of a message ready. Any number of goroutines
 // may use it.
 type Preparer struct {
-	fetcher *media.Fetcher
-	decoder *media.Decoder
-	hashers *sync.Pool          // of *pdq.Hasher
-	slots   *semaphore.Weighted // attachments in memory at one time, of all messages
-	phash   bool
+	fetcher  *media.Fetcher
+	examiner Examiner
+	slots    *semaphore.Weighted // attachments in memory at one time, of all messages
+	want     uint8
 }
 
 // NewPreparer returns a preparer that computes digests and PDQ hashes.
-func NewPreparer(fetcher *media.Fetcher, decoder *media.Decoder) *Preparer {
+func NewPreparer(fetcher *media.Fetcher, examiner Examiner) *Preparer {
 	return &Preparer{
-		fetcher: fetcher,
-		decoder: decoder,
-		hashers: &sync.Pool{New: func() any { return new(pdq.Hasher) }},
-		slots:   semaphore.NewWeighted(int64(max(4, 2*runtime.GOMAXPROCS(0)))),
+		fetcher:  fetcher,
+		examiner: examiner,
+		slots:    semaphore.NewWeighted(int64(max(4, 2*runtime.GOMAXPROCS(0)))),
 	}
 }
 
@@ -44,7 +47,10 @@ func NewPreparer(fetcher *media.Fetcher, decoder *media.Decoder) *Preparer {
 // such hashes: it is too dear to compute for nothing. It shares the limits of p.
 func (p *Preparer) For(set *hashdb.Set) *Preparer {
 	q := *p
-	q.phash = set.Has(hashdb.PHash)
+	q.want = 0
+	if set.Has(hashdb.PHash) {
+		q.want = wantPHash
+	}
 	return &q
 }
 
@@ -82,12 +88,7 @@ func (p *Preparer) Prepare(ctx context.Context, item *pipeline.Item) error {
 func (p *Preparer) attachment(ctx context.Context, a *pipeline.Attachment) (m pipeline.Media, err error) {
 	m.AttachmentID = a.ID
 	var faults []string
-	defer func() {
-		if recover() != nil { // the value may quote the picture
-			faults, err = append(faults, "hashing it panicked"), nil
-		}
-		m.Err = strings.Join(faults, "; ")
-	}()
+	defer func() { m.Err = strings.Join(faults, "; ") }()
 
 	m.Hashes, faults = platformHashes(a.Hashes)
 	data, err := p.content(ctx, a)
@@ -103,8 +104,8 @@ func (p *Preparer) attachment(ctx context.Context, a *pipeline.Attachment) (m pi
 			Kind: digest.Kind().String(), Algorithm: digest.Kind().Algorithm(), Value: digest.String(),
 		})
 	}
-	result, err := p.decoder.Decode(ctx, data, func(f media.Frame) error {
-		hashes, err := p.frame(f)
+	result, err := p.examiner.Examine(ctx, data, p.want, func(frame int, seen []byte) error {
+		hashes, err := hashesOf(frame, seen, p.want)
 		m.Hashes = append(m.Hashes, hashes...)
 		return err
 	})
@@ -140,33 +141,6 @@ func (p *Preparer) content(ctx context.Context, a *pipeline.Attachment) ([]byte,
 		return nil, pipeline.Permanent(errors.New("it is empty"))
 	}
 	return data, err
-}
-
-// frame returns the perceptual hashes of one frame.
-func (p *Preparer) frame(f media.Frame) ([]pipeline.Hash, error) {
-	hasher, _ := p.hashers.Get().(*pdq.Hasher)
-	dihedral, quality := hasher.Dihedral(f.Image, pdq.NN512)
-	p.hashers.Put(hasher) // not deferred: one that panicked is not used again
-	h := pipeline.Hash{
-		Kind: hashdb.PDQ.String(), Algorithm: pdq.NN512.Algorithm(), Value: dihedral[0].String(),
-		Quality: &quality, Frame: f.Index,
-	}
-	if quality >= pdq.MinQuality {
-		for _, turned := range dihedral[1:] {
-			h.Variants = append(h.Variants, turned.String())
-		}
-	}
-	hashes := []pipeline.Hash{h}
-	if p.phash {
-		perception, err := hashdb.Perception(f.Image)
-		if err != nil {
-			return hashes, pipeline.Permanent(err)
-		}
-		hashes = append(hashes, pipeline.Hash{
-			Kind: hashdb.PHash.String(), Algorithm: hashdb.PHash.Algorithm(), Value: perception.String(), Frame: f.Index,
-		})
-	}
-	return hashes, nil
 }
 
 // platformHashes takes over the hashes that the platform computed, of the kinds

@@ -34,13 +34,15 @@ type Result struct {
 
 	// Skipped says what was not looked at though the rest was: "" for nothing.
 	Skipped string
+	skipped faultKind // the same
 }
 
 // Decoder decodes pictures. Any number of goroutines may use it; those whose
 // pictures do not fit into [Config.MaxMemory] together wait for each other.
 type Decoder struct {
-	cfg    Config
-	memory *semaphore.Weighted
+	cfg Config
+	// reserve waits until need bytes are free, and returns what frees them again.
+	reserve func(ctx context.Context, need int64) (release func(), err error)
 }
 
 // NewDecoder returns a decoder with the limits of cfg.
@@ -48,7 +50,18 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Decoder{cfg, semaphore.NewWeighted(cfg.MaxMemory)}, nil
+	return &Decoder{cfg, reserveOf(cfg.MaxMemory)}, nil
+}
+
+// reserveOf shares out n bytes.
+func reserveOf(n int64) func(context.Context, int64) (func(), error) {
+	memory := semaphore.NewWeighted(n)
+	return func(ctx context.Context, need int64) (func(), error) {
+		if err := memory.Acquire(ctx, need); err != nil {
+			return nil, fmt.Errorf("waiting to decode: %w", err)
+		}
+		return func() { memory.Release(need) }, nil
+	}
 }
 
 // Decode hands each distinct frame of a picture to yield, one at a time, and
@@ -59,20 +72,10 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 // at, though some of its frames may have been handed on before; every other
 // error is that of yield or of ctx.
 func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) error) (Result, error) {
-	result := Result{Format: Sniff(data)}
-	switch result.Format.Kind {
-	case Other:
-		return result, nil
-	case Video:
-		return result, refuse("video frames are not looked at in this build (%s)", result.Format.Name)
-	case Image:
-	}
-	if int64(len(data)) > d.cfg.MaxBytes {
-		return result, refuse("it is larger than %d bytes", d.cfg.MaxBytes)
-	}
-	c, ok := codecs[result.Format.Name]
-	if !ok {
-		return result, refuse("pictures in the format %s are not decoded", result.Format.Name)
+	format, c, err := d.cfg.codec(data)
+	result := Result{Format: format}
+	if c == nil {
+		return result, err
 	}
 	w, h, need, err := c.measure(data)
 	if err != nil {
@@ -82,15 +85,16 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 		return result, damaged(result.Format, errEmpty)
 	}
 	if int64(w) > d.cfg.MaxPixels/int64(h) {
-		return result, refuse("its %d by %d pixels are more than %d", w, h, d.cfg.MaxPixels)
+		return result, faulty(faultPixels, format.Name, int64(w), int64(h), d.cfg.MaxPixels)
 	}
 	if need > d.cfg.MaxMemory {
-		return result, refuse("decoding its %d by %d pixels needs more than %d bytes", w, h, d.cfg.MaxMemory)
+		return result, faulty(faultMemory, format.Name, int64(w), int64(h), d.cfg.MaxMemory)
 	}
-	if err := d.memory.Acquire(ctx, need); err != nil {
-		return result, fmt.Errorf("waiting to decode: %w", err)
+	release, err := d.reserve(ctx, need)
+	if err != nil {
+		return result, err
 	}
-	defer d.memory.Release(need)
+	defer release()
 
 	timed, cancel := context.WithTimeout(ctx, d.cfg.DecodeTime)
 	defer cancel()
@@ -102,7 +106,8 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 		}
 		return consumer
 	}
-	result.Skipped, err = c.run(timed, data, d.cfg, handOn)
+	result.skipped, err = c.run(timed, data, d.cfg, handOn)
+	result.Skipped = result.skipped.text(format.Name, [3]int64{})
 	switch {
 	case err == nil:
 		return result, nil
@@ -111,9 +116,30 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 	case ctx.Err() != nil:
 		return result, fmt.Errorf("decoding: %w", context.Cause(ctx))
 	case timed.Err() != nil:
-		return result, refuse("decoding it took longer than %v", d.cfg.DecodeTime)
+		return result, faulty(faultTime, format.Name, int64(d.cfg.DecodeTime))
 	}
 	return result, damaged(result.Format, err)
+}
+
+// codec tells by its first bytes how a file is decoded; nil with an error says
+// why it is not, nil without one that there is nothing to look at.
+func (c *Config) codec(data []byte) (Format, *codec, error) {
+	format := Sniff(data)
+	switch format.Kind {
+	case Other:
+		return format, nil, nil
+	case Video:
+		return format, nil, faulty(faultVideo, format.Name)
+	case Image:
+	}
+	if int64(len(data)) > c.MaxBytes {
+		return format, nil, faulty(faultBytes, format.Name, c.MaxBytes)
+	}
+	codec, ok := codecs[format.Name]
+	if !ok {
+		return format, nil, faulty(faultFormat, format.Name)
+	}
+	return format, &codec, nil
 }
 
 var (
@@ -129,15 +155,20 @@ func damaged(f Format, err error) error {
 	}
 	_, jpegUnsupported := errors.AsType[jpeg.UnsupportedError](err)
 	_, pngUnsupported := errors.AsType[png.UnsupportedError](err)
+	kind := faultDamaged
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return refuse("the %s picture is cut short", f.Name)
-	case errors.Is(err, errEmpty), errors.Is(err, errPanic), errors.Is(err, errSize):
-		return refuse("the %s picture is not decodable: %w", f.Name, err)
+		kind = faultCutShort
+	case errors.Is(err, errEmpty):
+		kind = faultEmpty
+	case errors.Is(err, errPanic):
+		kind = faultPanic
+	case errors.Is(err, errSize):
+		kind = faultSize
 	case jpegUnsupported, pngUnsupported, errors.Is(err, bmp.ErrUnsupported):
-		return refuse("the %s picture uses a feature that is not supported", f.Name)
+		kind = faultUnsupported
 	}
-	return refuse("the %s picture is damaged", f.Name)
+	return faulty(kind, f.Name)
 }
 
 // codec is how one format is decoded.
@@ -146,8 +177,8 @@ type codec struct {
 	decode func(io.Reader) (image.Image, error)
 	memory func(data []byte, cfg image.Config) int64 // bytes that decoding needs at most
 	// check refuses what the decoder cannot be trusted with, and says what it leaves out.
-	check func(data []byte) (skipped string, err error)
-	all   func(ctx context.Context, data []byte, cfg Config, yield func(Frame) error) (skipped string, err error)
+	check func(data []byte) (skipped faultKind, err error)
+	all   func(ctx context.Context, data []byte, cfg Config, yield func(Frame) error) (skipped faultKind, err error)
 }
 
 var codecs = map[string]codec{
@@ -177,31 +208,31 @@ func (c *codec) measure(data []byte) (w, h int, need int64, err error) {
 	return cfg.Width, cfg.Height, c.memory(data, cfg), nil
 }
 
-func (c *codec) run(ctx context.Context, data []byte, cfg Config, yield func(Frame) error) (skipped string, err error) {
+func (c *codec) run(ctx context.Context, data []byte, cfg Config, yield func(Frame) error) (skipped faultKind, err error) {
 	if c.all != nil {
 		defer recovered(&err)
 		return c.all(ctx, data, cfg, yield)
 	}
 	img, skipped, err := c.still(ctx, data, cfg)
 	if err != nil {
-		return "", err
+		return noFault, err
 	}
 	return skipped, yield(Frame{Image: img}) // outside of recovered: its panics are not the decoder's
 }
 
-func (c *codec) still(ctx context.Context, data []byte, cfg Config) (img image.Image, skipped string, err error) {
+func (c *codec) still(ctx context.Context, data []byte, cfg Config) (img image.Image, skipped faultKind, err error) {
 	defer recovered(&err)
 	if c.check != nil {
 		if skipped, err = c.check(data); err != nil {
-			return nil, "", err
+			return nil, noFault, err
 		}
 	}
 	img, err = c.decode(&reader{ctx, bytes.NewReader(data)})
 	if err != nil {
-		return nil, "", err
+		return nil, noFault, err
 	}
 	if b := img.Bounds(); int64(b.Dx())*int64(b.Dy()) > cfg.MaxPixels {
-		return nil, "", errSize
+		return nil, noFault, errSize
 	}
 	return img, skipped, nil
 }
@@ -286,29 +317,29 @@ func webpMemory(data []byte, cfg image.Config) int64 {
 }
 
 // checkPNG notices an animation, of which only the first picture is decoded.
-func checkPNG(data []byte) (string, error) {
+func checkPNG(data []byte) (faultKind, error) {
 	for rest := data[8:]; len(rest) >= 12; {
 		n, name := binary.BigEndian.Uint32(rest), string(rest[4:8])
 		switch {
 		case name == "acTL" && n == 8 && len(rest) >= 12 && binary.BigEndian.Uint32(rest[8:]) > 1:
-			return "the later frames of the animated png were not looked at", nil
+			return faultAnimatedPNG, nil
 		case name == "IDAT" || int64(n)+12 > int64(len(rest)):
-			return "", nil
+			return noFault, nil
 		}
 		rest = rest[12+int(n):]
 	}
-	return "", nil
+	return noFault, nil
 }
 
 // checkWebP refuses a file that claims more bytes than it has, because the decoder
 // allocates what is claimed, and an animation, which it cannot decode.
-func checkWebP(data []byte) (string, error) {
+func checkWebP(data []byte) (faultKind, error) {
 	if uint64(binary.LittleEndian.Uint32(data[4:]))+8 > uint64(len(data)) {
-		return "", io.ErrUnexpectedEOF
+		return noFault, io.ErrUnexpectedEOF
 	}
 	const animation = 1 << 1
 	if len(data) > 20 && string(data[12:16]) == "VP8X" && data[20]&animation != 0 {
-		return "", refuse("animated webp pictures are not decoded")
+		return noFault, faulty(faultAnimatedWebP, "webp")
 	}
-	return "", nil
+	return noFault, nil
 }

@@ -13,10 +13,17 @@
 // over plain HTTP. The drivers for S3, Google Cloud Storage and Azure are
 // linked with the build tag cloud: they quadruple the binary.
 //
-// Decoding runs in the calling process, in Go alone; a decoder's panic becomes
-// an error. The time limit is checked wherever input is read, so a decoder that
-// works long on what it has read runs over it, by seconds at the worst under the
-// default limit of pixels. The package does not look into videos, documents or
-// archives, does not decode TIFF, HEIF, AVIF or the animation of a PNG or WebP,
-// does not turn pictures by their EXIF orientation, and does not hash.
+// [Sandbox] decodes in processes of their own, locked in by Landlock, seccomp and
+// limits of memory and time: what a decoder does wrong there costs a process and
+// the picture, and neither the service nor the next one. It takes Linux on amd64
+// or arm64. [InProcess] does the same work in the calling process, where a
+// decoder's panic becomes an error, and a decoder that works long on what it has
+// read runs over its time, by seconds at the worst under the default limit of
+// pixels.
+//
+// The package does not look into videos, documents or archives, does not decode
+// TIFF, HEIF, AVIF or the animation of a PNG or WebP, does not turn pictures by
+// their EXIF orientation, and does not hash: [Look] is its user's. A process that
+// a picture took over can lie about that picture and about later ones until it is
+// replaced.
 package media

@@ -213,10 +213,10 @@ type gifCanvas struct {
 }
 
 // decodeGIF draws one frame after the other and hands on those that differ.
-func decodeGIF(ctx context.Context, data []byte, cfg Config, yield func(Frame) error) (string, error) {
+func decodeGIF(ctx context.Context, data []byte, cfg Config, yield func(Frame) error) (faultKind, error) {
 	g := gifReader{data: data}
 	if err := g.header(); err != nil {
-		return "", err
+		return noFault, err
 	}
 	var canvas gifCanvas
 	var seen []*thumbnail
@@ -224,10 +224,10 @@ func decodeGIF(ctx context.Context, data []byte, cfg Config, yield func(Frame) e
 	for index := 0; ; index++ {
 		f, more, err := g.next()
 		if err == nil && !more {
-			return "", nil
+			return noFault, nil
 		}
 		if err := ctx.Err(); err != nil {
-			return "", err
+			return noFault, err
 		}
 		if err == nil {
 			if canvas.img == nil {
@@ -236,26 +236,26 @@ func decodeGIF(ctx context.Context, data []byte, cfg Config, yield func(Frame) e
 			size := canvas.img.Rect.Size()
 			work -= int64(f.rect.Dx())*int64(f.rect.Dy()) + int64(size.X)*int64(size.Y)
 			if work < 0 || !f.rect.In(canvas.img.Rect) && f.rect.Dx()*f.rect.Dy() > size.X*size.Y {
-				return "", refuse("the frames of the gif picture from number %d on were not looked at: they are too many or too large", index)
+				return noFault, faulty(faultGIFWork, "gif", int64(index))
 			}
 			err = canvas.draw(&f)
 		}
 		if err != nil {
 			if index > 0 {
-				return "", refuse("the frames of the gif picture from number %d on were not looked at: they are damaged or cut short", index)
+				return noFault, faulty(faultGIFDamaged, "gif", int64(index))
 			}
-			return "", err
+			return noFault, err
 		}
 		t := newThumbnail(canvas.img)
 		if t.isLikeAny(seen) {
 			continue
 		}
 		if len(seen) == cfg.MaxFrames {
-			return "", refuse("the frames of the gif picture from number %d on were not looked at: more than %d differ", index, cfg.MaxFrames)
+			return noFault, faulty(faultGIFFrames, "gif", int64(index), int64(cfg.MaxFrames))
 		}
 		seen = append(seen, t)
 		if err := yield(Frame{Image: canvas.img, Index: index}); err != nil {
-			return "", err
+			return noFault, err
 		}
 	}
 }

@@ -1,0 +1,22 @@
+//go:build !linux || !(amd64 || arm64)
+
+package media
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"time"
+)
+
+func selfPath() string { return "" }
+
+func childAttributes() *syscall.SysProcAttr { return nil }
+
+func widen(*os.File) {}
+
+func sandboxSupport() error {
+	return errors.New("decoders are locked in on Linux only, on amd64 and arm64")
+}
+
+func lockIn(int64, time.Duration) error { return sandboxSupport() }

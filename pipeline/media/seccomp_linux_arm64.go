@@ -1,0 +1,10 @@
+package media
+
+import "golang.org/x/sys/unix"
+
+const auditArch = unix.AUDIT_ARCH_AARCH64
+
+var (
+	callsOfArch        []uintptr
+	failingCallsOfArch = []uintptr{unix.SYS_NEWFSTATAT, unix.SYS_GETRLIMIT}
+)
