@@ -36,8 +36,8 @@ func TestBenchItselfIsStillTheRunFromEndToEnd(t *testing.T) {
 		t.Fatalf("exit status %d", code)
 	}
 	for _, want := range []string{"end to end", "-messages", "index"} {
-		if !strings.Contains(fault.String(), want) {
-			t.Errorf("the help does not tell of %q:\n%s", want, fault.String())
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the help does not tell of %q:\n%s", want, out.String())
 		}
 	}
 }
