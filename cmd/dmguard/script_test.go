@@ -94,6 +94,11 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 		}
 		write("messages.ndjson", simple("m-1", "c-1", `,"text":"hello"`)+"\n")
 		write("dmguard.yaml", "policy: {version: \"2\"}\n")
+		picture, err := patternPNG(1, 96)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write("picture.png", string(picture))
 	}
 	const needsServers, needsAnotherKey = "server", "key"
 	special := map[string]string{
