@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/metrics"
 	"slices"
 	"strings"
@@ -197,45 +196,6 @@ func TestTheSameListsMakeTheSameFile(t *testing.T) {
 	if !bytes.Equal(segmentBytes(t, 30, nil), segmentBytes(t, 30, nil)) {
 		t.Error("two files differ")
 	}
-}
-
-func TestAFileStaysMappedAsLongAsASetOfItIsInUseAndNotLonger(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("reads /proc")
-	}
-	path := filepath.Join(t.TempDir(), "mapped-segment")
-	if err := os.WriteFile(path, segmentBytes(t, 5, nil), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	set, err := Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mapped := func() bool {
-		maps, err := os.ReadFile("/proc/self/maps")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return bytes.Contains(maps, []byte("mapped-segment"))
-	}
-	joined, err := Join(set, mustSet(t, List{Name: "l"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 5 {
-		runtime.GC()
-	}
-	if !mapped() {
-		t.Fatal("unmapped while a set made of it is in use")
-	}
-	h := Digests([]byte("x"))
-	joined.Match(Query{Hashes: h[:]})
-	for range 1000 {
-		if runtime.GC(); !mapped() {
-			return
-		}
-	}
-	t.Error("still mapped")
 }
 
 // Segments are changed in places rather than made of nothing, and may be signed again, so that more is reached

@@ -688,13 +688,19 @@ func decodeJSON[T any](t *testing.T, data []byte) T {
 // verdicts returns every verdict in the log, by message.
 func (d *realDeployment) verdicts() map[string][]pipeline.Verdict {
 	d.t.Helper()
+	return verdictsIn(d.t, d.records(pipeline.TopicVerdicts))
+}
+
+// verdictsIn returns the verdicts of records of dm.verdicts, by message.
+func verdictsIn(t *testing.T, records []pipeline.Record) map[string][]pipeline.Verdict {
+	t.Helper()
 	out := map[string][]pipeline.Verdict{}
-	for _, r := range d.records(pipeline.TopicVerdicts) {
+	for _, r := range records {
 		var vs []pipeline.Verdict
 		if r.Header("schema") == pipeline.SchemaVerdicts {
-			vs = decodeJSON[[]pipeline.Verdict](d.t, r.Value)
+			vs = decodeJSON[[]pipeline.Verdict](t, r.Value)
 		} else {
-			vs = append(vs, decodeJSON[pipeline.Verdict](d.t, r.Value))
+			vs = append(vs, decodeJSON[pipeline.Verdict](t, r.Value))
 		}
 		for _, v := range vs {
 			out[v.MessageID] = append(out[v.MessageID], v)

@@ -243,19 +243,7 @@ func (u *upProcess) records(topic string) []pipeline.Record {
 // verdicts returns those of dm.verdicts by message, all that there are on each.
 func (u *upProcess) verdicts() map[string][]pipeline.Verdict {
 	u.t.Helper()
-	out := map[string][]pipeline.Verdict{}
-	for _, r := range u.records(pipeline.TopicVerdicts) {
-		var vs []pipeline.Verdict
-		if r.Header("schema") == pipeline.SchemaVerdicts {
-			vs = decodeJSON[[]pipeline.Verdict](u.t, r.Value)
-		} else {
-			vs = append(vs, decodeJSON[pipeline.Verdict](u.t, r.Value))
-		}
-		for _, v := range vs {
-			out[v.MessageID] = append(out[v.MessageID], v)
-		}
-	}
-	return out
+	return verdictsIn(u.t, u.records(pipeline.TopicVerdicts))
 }
 
 // input returns what lies in dm.messages, partition by partition, as it lies.
