@@ -15,9 +15,11 @@ const modulePath = "github.com/dmguard/dmguard"
 // mayImport is the import order of ARCHITECTURE.md: for every package of the
 // module, which others of ours it may import. "dir/..." is dir and all below.
 var mayImport = map[string][]string{
-	"configs":    nil,
-	"hashdb":     nil,
-	"hashdb/pdq": nil,
+	"configs":         nil,
+	"hashdb":          nil,
+	"hashdb/exchange": {"hashdb", "hashdb/lists"},
+	"hashdb/lists":    {"hashdb", "hashdb/pdq"},
+	"hashdb/pdq":      nil,
 
 	"pipeline":          nil,
 	"pipeline/envelope": {"pipeline"},
