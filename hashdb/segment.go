@@ -261,6 +261,11 @@ func readSegment(data []byte, check bool) (*segment, error) {
 			return nil, err
 		}
 	}
+	for kind := range s.tables {
+		t := &s.tables[kind]
+		n := t.len()
+		t.plain = n > 0 && t.first[n]-t.first[0] == uint32(n)
+	}
 	return s, nil
 }
 
@@ -428,7 +433,13 @@ func (s *segment) record(i uint32) (id []byte, category string) {
 func (s *segment) len() int { return len(s.entries) - 1 }
 
 // records returns the range of records that have a hash of the table.
-func (t *table) records(place uint32) (start, end uint32) { return t.first[place], t.first[place+1] }
+func (t *table) records(place uint32) (start, end uint32) {
+	if t.plain {
+		start = t.first[0] + place
+		return start, start + 1
+	}
+	return t.first[place], t.first[place+1]
+}
 
 // kindOf returns the kind of a record.
 func (s *segment) kindOf(record uint32) Kind {

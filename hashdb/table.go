@@ -24,6 +24,7 @@ type table struct {
 	each  int         // how many, 0 if the table is empty
 	bands []band      // the first needs no ids: the table is in its order
 	first []uint32    // of the records of a hash; one more than hashes
+	plain bool        // every hash has one record: first need not be asked, which saves a wait for memory
 }
 
 // A band is some consecutive bits of the scattered hash.
