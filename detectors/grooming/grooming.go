@@ -5,8 +5,8 @@
 // meet, pressing.
 //
 // A message is folded ([view]: look-alikes, invisible characters, stretched and
-// disguised writing), searched for the wordings of the rule packs in one pass,
-// and what it says is added to the conversation's state, per sender. The risk
+// disguised writing), searched in one pass for the wordings of the rule packs and
+// for the ideas that their frames join whatever the words, and what it says is added to the conversation's state, per sender. The risk
 // of a conversation is the greatest of its senders'. No single cue raises an
 // alert, and account data never do by themselves.
 //
@@ -107,7 +107,7 @@ func New(cfg Config, packs map[string][]byte) (*Detector, error) {
 
 // engine changes with what is built in and changes verdicts: the folding, the
 // constants of the model, the state.
-const engine = "1"
+const engine = "2"
 
 func digest(cfg Config, packs map[string][]byte) string {
 	h := sha256.New()

@@ -18,6 +18,10 @@ type pack struct {
 	Language string      `yaml:"language"`
 	Rules    []packRule  `yaml:"rules"`
 	Allow    []packAllow `yaml:"allow"`
+
+	// Concepts are ideas by name, with the words of this language for them. Frames join concepts of all packs.
+	Concepts map[string][]phrase `yaml:"concepts"`
+	Frames   []packFrame         `yaml:"frames"`
 }
 
 // packRule says that each of the phrases is a cue for a label, and how strong.
@@ -70,6 +74,9 @@ type lexicon struct {
 	parts    []part
 	slots    int        // of parts that continue after a gap
 	squashed *automaton // over the squashed text; outputs are rule<<8 | length
+
+	allFrames []frame
+	framesOf  [][]uint16 // by concept: the frames whose first part it can be
 }
 
 // rule is one entry of a pack.
@@ -79,6 +86,9 @@ type rule struct {
 	weight float32 // of a cue
 	allow  bool
 	factor [labels]float32 // of an allow-cue: 1 where it says nothing
+
+	isConcept bool // no cue by itself
+	concept   uint8
 }
 
 // part is one run of words of a phrase: all of it, or what lies between gaps.
@@ -92,10 +102,11 @@ type part struct {
 
 // loadPacks compiles packs, by name, and reports every fault with pack and line.
 func loadPacks(packs map[string][]byte) (*lexicon, error) {
-	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}}
+	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}, concepts: map[string]uint8{}}
 	for _, name := range slices.Sorted(maps.Keys(packs)) {
 		c.pack(name, packs[name])
 	}
+	c.resolve()
 	if len(c.errs) > 0 {
 		return nil, errors.Join(c.errs...)
 	}
@@ -118,6 +129,8 @@ type compiler struct {
 	squashedKnown          map[string]uint32
 	folded, squashedView   view
 	name                   string
+	concepts               map[string]uint8
+	pending                []pendingFrame
 }
 
 func (c *compiler) fail(line int, format string, args ...any) {
@@ -181,6 +194,24 @@ func (c *compiler) pack(name string, data []byte) {
 		}
 		c.phrases(r, a.Phrases)
 	}
+	for _, name := range slices.Sorted(maps.Keys(p.Concepts)) {
+		phrases := p.Concepts[name]
+		if name == "" || strings.Contains(name, "|") || len(phrases) == 0 {
+			c.fail(1, "concept %q needs a name without | and phrases", name)
+			continue
+		}
+		for _, phrase := range phrases {
+			if strings.Contains(phrase.text, "*") {
+				c.fail(phrase.line, "a concept is said in consecutive words, without *")
+			}
+		}
+		c.phrases(rule{id: p.Language + "/" + name, isConcept: true, concept: c.concept(name, phrases[0].line)}, phrases)
+	}
+	for i := range p.Frames {
+		f := &p.Frames[i]
+		nth[f.Label]++
+		c.frame(f, fmt.Sprintf("%s/%s/%d", p.Language, f.Label, nth[f.Label]))
+	}
 }
 
 // phrases adds a rule with its phrases. Of two rules that say the same the first counts.
@@ -214,7 +245,7 @@ func (c *compiler) phrase(at uint32, text string) error {
 		}
 	}
 	single := len(segments) == 1
-	if r := &c.lex.rules[at]; !r.allow && r.weight >= minDisguise && !strings.Contains(text, "*") {
+	if r := &c.lex.rules[at]; !r.allow && !r.isConcept && r.weight >= minDisguise && !strings.Contains(text, "*") {
 		all := make([][]string, len(segments))
 		for i, s := range segments {
 			all[i] = s.variants
@@ -238,10 +269,15 @@ func (c *compiler) phrase(at uint32, text string) error {
 				return fmt.Errorf("more than %d wordings in all", maxPatterns)
 			}
 			if single {
-				if _, ok := c.known[pattern]; ok {
+				// The words of a concept may be a phrase too, and those of another concept.
+				key := pattern
+				if r := &c.lex.rules[at]; r.isConcept {
+					key = string([]byte{0, r.concept}) + pattern
+				}
+				if _, ok := c.known[key]; ok {
 					continue
 				}
-				c.known[pattern] = at
+				c.known[key] = at
 			}
 			id, ok := parts[words]
 			if !ok {

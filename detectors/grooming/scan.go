@@ -25,6 +25,7 @@ type scratch struct {
 	allows           int
 	gaps             []gap
 	generation       uint32
+	heard            heard
 }
 
 // maxAllowed is how many allow-cues of one message are looked at.
@@ -176,6 +177,8 @@ func (l *lexicon) scanWords(s *scratch) {
 		}
 		// A dot inside a word hides it, and several are a pause.
 		if k == sentenceEnd && (i+1 == len(b) || b[i+1] == ' ') && (i == 0 || b[i-1] != c) {
+			l.frames(s)
+			s.heard.forget()
 			sentence++
 			row = root
 		}
@@ -185,6 +188,8 @@ func (l *lexicon) scanWords(s *scratch) {
 			l.emit(s, row, word, sentence, len(b), &starts)
 		}
 	}
+	l.frames(s)
+	s.heard.forget()
 }
 
 func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, starts *[maxPhraseWords * 2]int) {
@@ -201,8 +206,12 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 			s.gaps[p.slot].saw(s.generation, sentence, sighting{word, int32(start)})
 			continue
 		}
-		from, to := s.folded.original(start, end)
 		r := &l.rules[p.rule]
+		if r.isConcept {
+			l.hear(s, place{concept: r.concept, first: first, last: word, start: int32(start), end: int32(end)})
+			continue
+		}
+		from, to := s.folded.original(start, end)
 		if r.allow {
 			if s.allows < maxAllowed {
 				s.allowed[s.allows] = allowed{p.rule, span{from, to}}
