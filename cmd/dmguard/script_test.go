@@ -99,6 +99,7 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 			t.Fatal(err)
 		}
 		write("picture.png", string(picture))
+		write("known.csv", "kind,hash,entry,category\nmd5,0123456789abcdef0123456789abcdef,e-1,\n")
 	}
 	const needsServers, needsAnotherKey = "server", "key"
 	special := map[string]string{
