@@ -511,6 +511,12 @@ func tidy(dir, list string) error {
 		oldest = m.Number - mostPast
 	}
 	for _, f := range found {
+		if leftBehind(f.Name(), list) {
+			if err := os.Remove(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			continue
+		}
 		rest, ours := strings.CutPrefix(f.Name(), list+"@")
 		if !ours || needed[f.Name()] {
 			continue
@@ -528,6 +534,21 @@ func tidy(dir, list string) error {
 		}
 	}
 	return nil
+}
+
+// leftBehind says whether a file is what a process that died was about to put in place.
+func leftBehind(name, list string) bool {
+	for _, prefix := range []string{"." + list + "@", ".." + list + "@"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	for _, prefix := range []string{"." + list + manifestSuffix + "-", "." + list + proposedSuffix + "-"} {
+		if digits, ok := strings.CutPrefix(name, prefix); ok && strings.Trim(digits, "0123456789") == "" {
+			return true
+		}
+	}
+	return false
 }
 
 func readable(path string) *Manifest {
@@ -589,6 +610,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	return rename(f.Name(), path)
 }
 
+// rename puts a file in place for good.
 func rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err

@@ -39,7 +39,7 @@ func (t Trust) verifiers() (note.Verifiers, error) {
 			continue
 		}
 		// The same key under two names would count as two people, two keys under one name as one.
-		material := k[strings.LastIndexByte(k, '+')+1:]
+		material := strings.SplitN(k, "+", 3)[2] // name, hash, key; the key may have a plus in it
 		for what, by := range map[string]string{"name " + v.Name(): "name", "key " + material: "key"} {
 			if other, twice := seen[what]; twice {
 				errs = append(errs, fmt.Errorf("keys %s and %s have the same %s", other, v.Name(), by))
@@ -138,7 +138,8 @@ func ParseSigner(private string) (signer note.Signer, public string, err error) 
 	if err != nil {
 		return nil, "", errors.New("not a private key of a signer") // the error of package note may quote it
 	}
-	secret, err := base64.StdEncoding.DecodeString(private[strings.LastIndexByte(private, '+')+1:])
+	fields := strings.SplitN(private, "+", 5) // PRIVATE, KEY, name, hash, key
+	secret, err := base64.StdEncoding.DecodeString(fields[len(fields)-1])
 	if err != nil || len(secret) != 1+ed25519.SeedSize {
 		return nil, "", errors.New("not a private key of a signer")
 	}
