@@ -25,6 +25,23 @@ func listsCommand() *command {
 			name: "import", args: "SOURCE", summary: "take a list over from where it is supplied, and make a snapshot of it for scanners",
 			example: "dmguard lists import --format csv --list ours known.csv", run: runListsImport,
 		},
+		{
+			name: "lookup", args: "HASH|FILE", summary: "show the entries that are nearest to a hash or a file, also those that do not match",
+			example: "dmguard lists lookup --kind pdq 13cb5a3e9f6d2c718ab4d2059fe1637c0b58e7a4d1936fc285ae41d70b7c29f6", run: runListsLookup,
+		},
+		{
+			name: "stats", summary: "describe the lists of a folder: version, age, entries, refused, signatures, settings",
+			example: "dmguard lists stats --json", run: runListsStats,
+		},
+		{
+			name: "verify", args: "[LIST...]", summary: "compare lists with their signatures, digests and predecessors; exit status 1 with the first fault",
+			example: "dmguard lists verify", run: runListsVerify,
+		},
+		{
+			name: "sign", args: "LIST", summary: "add a signature to the snapshot that waits for some, or else to the one in force",
+			example: "dmguard lists sign --key signer.key signed", run: runListsSign,
+		},
+		listsKeyCommand(),
 	}}
 }
 
@@ -89,6 +106,13 @@ func readSigner(name string) (note.Signer, string, error) {
 		return nil, "", err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, "", err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, "", fmt.Errorf("%s: others may read this private key; chmod 600 it", name)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
 		return nil, "", err

@@ -128,7 +128,7 @@ func Load(opt Options, before *Loaded) (*Loaded, error) {
 	if before == nil {
 		before = &Loaded{}
 	}
-	manifests, err := namesIn(opt.Dir)
+	manifests, err := namesIn(opt.Dir, manifestSuffix)
 	if err != nil {
 		return nil, fmt.Errorf("load lists: %w", err)
 	}
@@ -170,19 +170,23 @@ func (l *Loaded) fault(name string, kept *snapshot, err error) {
 // mostLists is how many snapshots a folder may have.
 const mostLists = 1024
 
-// namesIn returns the lists of a folder that have a manifest, in order.
-func namesIn(dir string) ([]string, error) {
+// namesIn returns the lists of a folder that have a file with one of the suffixes, in order.
+func namesIn(dir string, suffixes ...string) ([]string, error) {
 	found, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, f := range found {
-		name, ok := strings.CutSuffix(f.Name(), manifestSuffix)
-		if ok && CheckName(name) == nil && !f.IsDir() {
-			names = append(names, name)
+		for _, suffix := range suffixes {
+			name, ok := strings.CutSuffix(f.Name(), suffix)
+			if ok && CheckName(name) == nil && !f.IsDir() {
+				names = append(names, name)
+			}
 		}
 	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	if len(names) > mostLists {
 		return nil, fmt.Errorf("%s: %d lists, at most %d are read", dir, len(names), mostLists)
 	}
