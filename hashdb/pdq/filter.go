@@ -31,7 +31,7 @@ func (h *Hasher) filter(img image.Image, cols, rows int) {
 	source := newLuma(img, &h.palette)
 	if cols == side && rows == side {
 		for y := 0; y < rows; y += lanes {
-			source.read(h.luma, h.xs, h.ys[y:y+lanes])
+			source.read(h.luma, h.xs, (*[lanes]int)(h.ys[y:]))
 			for lane := range lanes {
 				for x := range side {
 					h.small[y+lane][x] = h.luma[x][lane]
@@ -44,22 +44,17 @@ func (h *Hasher) filter(img image.Image, cols, rows int) {
 	wr, wc := window(cols), window(rows)
 	centres(&h.sampleCols, cols)
 	centres(&h.sampleRows, rows)
-	h.once.start(cols, wc)
-	h.twice.start(side, wc)
+	// The first rows come late by so many lanes that each row of the first box's outputs has the
+	// lane of the row that completes it.
+	late := (1 - halfOf(wc)) & (lanes - 1)
+	h.once.start(cols, wc, late)
+	h.twice.start(side, wc, 0)
 	h.blurred = resize(h.blurred, cols)
 
-	blurred := 0 // rows that left the first box along columns
-	through := 0 // rows that left the second
+	through := 0 // rows that left the second box along columns
 	next := 0    // row of h.small to fill
 	sample := func(n int) {
-		boxRowsSampled(&h.sampled, h.blurred, &h.sampleCols, wr)
-		var slots [lanes][]float32
-		h.twice.slots(&slots)
-		for lane := range n {
-			for i := range side {
-				slots[lane][i] = h.sampled[i][lane]
-			}
-		}
+		boxRowsSampled((*[side]quad)(h.twice.block()), h.blurred, &h.sampleCols, wr)
 		for range n {
 			if !h.twice.push() {
 				continue
@@ -71,22 +66,32 @@ func (h *Hasher) filter(img image.Image, cols, rows int) {
 		}
 	}
 
-	for y := 0; y < rows; y += lanes {
-		n := min(lanes, rows-y)
-		source.read(h.luma, h.xs, h.ys[y:y+n])
-		var slots [lanes][]float32
-		h.once.slots(&slots)
-		boxRows(&slots, h.luma, wr)
-		for range n {
-			if !h.once.pushMean(h.blurred, blurred%lanes) {
+	blurred := 0 // rows that left the first box along columns
+	for y := -late; y < rows; y += lanes {
+		var ys [lanes]int
+		for lane := range ys { // what is outside of the picture is not pushed
+			ys[lane] = h.ys[min(max(y+lane, 0), rows-1)]
+		}
+		source.read(h.luma, h.xs, &ys)
+		boxRows(h.once.block(), h.luma, wr)
+		if y >= wc && y+lanes <= rows {
+			h.once.pushMeans(h.blurred)
+			blurred += lanes
+			sample(lanes)
+			continue
+		}
+		for range min(y+lanes, rows) - max(y, 0) {
+			if !h.once.push() {
 				continue
 			}
+			h.once.meanLane(h.blurred, blurred%lanes)
 			if blurred++; blurred%lanes == 0 {
 				sample(lanes)
 			}
 		}
 	}
-	for h.once.shrinkMean(h.blurred, blurred%lanes) {
+	for h.once.shrink() {
+		h.once.meanLane(h.blurred, blurred%lanes)
 		if blurred++; blurred%lanes == 0 {
 			sample(lanes)
 		}
@@ -102,10 +107,10 @@ func (h *Hasher) filter(img image.Image, cols, rows int) {
 	}
 }
 
-// boxRows runs a box of width w along the four rows in src and writes each to its own slice.
-func boxRows(dst *[lanes][]float32, src []quad, w int) {
+// boxRows runs a box of width w along the four rows in src.
+func boxRows(dst, src []quad, w int) {
 	n := len(src)
-	d0, d1, d2, d3 := dst[0][:n], dst[1][:n], dst[2][:n], dst[3][:n]
+	dst = dst[:n]
 	half := halfOf(w)
 	var s quad
 	for i := range w {
@@ -114,21 +119,20 @@ func boxRows(dst *[lanes][]float32, src []quad, w int) {
 		}
 		if o := i - half + 1; o >= 0 {
 			div := float32(i + 1)
-			d0[o], d1[o], d2[o], d3[o] = s[0]/div, s[1]/div, s[2]/div, s[3]/div
+			dst[o] = quad{s[0] / div, s[1] / div, s[2] / div, s[3] / div}
 		}
 	}
 
 	from := w - half + 1
 	count := n - w
-	right, left := src[w:], src[:count]
-	o0, o1, o2, o3 := d0[from:], d1[from:], d2[from:], d3[from:]
-	left, o0, o1, o2, o3 = left[:len(right)], o0[:len(right)], o1[:len(right)], o2[:len(right)], o3[:len(right)]
+	right, left, out := src[w:], src[:count], dst[from:from+count]
+	left, out = left[:len(right)], out[:len(right)]
 	div := float32(w)
 	s0, s1, s2, s3 := s[0], s[1], s[2], s[3]
 	if w&(w-1) == 0 {
 		inv := 1 / div // exact, and so is its product
 		for i := range right {
-			r, l := &right[i], &left[i]
+			r, l, o := &right[i], &left[i], &out[i]
 			s0 += r[0]
 			s1 += r[1]
 			s2 += r[2]
@@ -137,14 +141,11 @@ func boxRows(dst *[lanes][]float32, src []quad, w int) {
 			s1 -= l[1]
 			s2 -= l[2]
 			s3 -= l[3]
-			o0[i] = float32(s0 * inv)
-			o1[i] = float32(s1 * inv)
-			o2[i] = float32(s2 * inv)
-			o3[i] = float32(s3 * inv)
+			o[0], o[1], o[2], o[3] = float32(s0*inv), float32(s1*inv), float32(s2*inv), float32(s3*inv)
 		}
 	} else {
 		for i := range right {
-			r, l := &right[i], &left[i]
+			r, l, o := &right[i], &left[i], &out[i]
 			s0 += r[0]
 			s1 += r[1]
 			s2 += r[2]
@@ -153,10 +154,7 @@ func boxRows(dst *[lanes][]float32, src []quad, w int) {
 			s1 -= l[1]
 			s2 -= l[2]
 			s3 -= l[3]
-			o0[i] = s0 / div
-			o1[i] = s1 / div
-			o2[i] = s2 / div
-			o3[i] = s3 / div
+			o[0], o[1], o[2], o[3] = s0/div, s1/div, s2/div, s3/div
 		}
 	}
 
@@ -167,7 +165,7 @@ func boxRows(dst *[lanes][]float32, src []quad, w int) {
 		s2 -= l[2]
 		s3 -= l[3]
 		div := float32(n - (o + half - w))
-		d0[o], d1[o], d2[o], d3[o] = s0/div, s1/div, s2/div, s3/div
+		dst[o] = quad{s0 / div, s1 / div, s2 / div, s3 / div}
 	}
 }
 
@@ -216,58 +214,67 @@ func boxRowsSampled(dst *[side]quad, src []quad, at *[side]int, w int) {
 	}
 }
 
-// columnBox is a box along columns that takes rows one by one. Rows are first written
-// into its slots, up to [lanes] ahead, and then pushed.
+// columnBox is a box along columns that takes rows one by one, or a block of [lanes] at once. A block
+// is first written into its place and then pushed; of the first one the first lanes may be unused.
 type columnBox struct {
-	width    int // of a row
-	window   int
-	ring     []float32 // window+lanes rows
+	width    int    // of a row
+	window   int    // rows that a mean is of
+	ring     []quad // blocks
+	blocks   int    // that it holds
 	sums     []float32
-	pushed   int // rows added to the sums
-	dropped  int // rows taken away again
+	pushed   int // rows added to the sums, and the lanes not used before them
+	dropped  int // rows taken away again, and the same lanes
+	lead     int // rows to push until the first output
 	trailing int // outputs that follow the last row
 }
 
-func (b *columnBox) start(width, window int) {
+func (b *columnBox) start(width, window, late int) {
 	b.width, b.window = width, window
-	b.ring = resize(b.ring, width*(window+lanes))
+	b.blocks = (window+lanes-1)/lanes + 1
+	b.ring = resize(b.ring, width*b.blocks)
 	b.sums = resize(b.sums, width)
 	clear(b.sums)
-	b.pushed, b.dropped = 0, 0
+	b.pushed, b.dropped = late, late
+	b.lead = halfOf(window) - 1
 	b.trailing = halfOf(window) - 1
 }
 
-// row returns the ring's place for row r.
-func (b *columnBox) row(r int) []float32 {
-	at := r % (b.window + lanes) * b.width
-	return b.ring[at : at+b.width]
+// at returns the block of row r.
+func (b *columnBox) at(r int) []quad {
+	i := r / lanes % b.blocks * b.width
+	return b.ring[i : i+b.width]
 }
 
-// slots gives the places of the next rows.
-func (b *columnBox) slots(dst *[lanes][]float32) {
-	for lane := range dst {
-		dst[lane] = b.row(b.pushed + lane)
-	}
-}
+// block is the place of the rows that are pushed next.
+func (b *columnBox) block() []quad { return b.at(b.pushed) }
 
 // push takes in the next row and says whether the sums now stand for an output.
 func (b *columnBox) push() bool {
-	right := b.row(b.pushed)
+	right, lane := b.at(b.pushed), b.pushed%lanes
 	sums := b.sums[:len(right)]
+	full := b.pushed-b.dropped == b.window
 	b.pushed++
-	if b.pushed <= b.window {
-		for j, v := range right {
-			sums[j] += v
-		}
-		return b.pushed >= halfOf(b.window)
+	for j := range right {
+		sums[j] += right[j][lane&(lanes-1)]
 	}
-	left := b.row(b.dropped)[:len(right)]
-	b.dropped++
-	for j, v := range right {
-		s := sums[j] + v
-		sums[j] = s - left[j]
+	if full {
+		b.drop()
+	}
+	if b.lead > 0 {
+		b.lead--
+		return false
 	}
 	return true
+}
+
+// drop takes the oldest row away from the sums.
+func (b *columnBox) drop() {
+	left, lane := b.at(b.dropped), b.dropped%lanes
+	sums := b.sums[:len(left)]
+	b.dropped++
+	for j := range left {
+		sums[j] -= left[j][lane&(lanes-1)]
+	}
 }
 
 // shrink drops a row after the last push and says whether that is an output, or false where none is left.
@@ -276,11 +283,7 @@ func (b *columnBox) shrink() bool {
 		return false
 	}
 	b.trailing--
-	left := b.row(b.dropped)
-	b.dropped++
-	for j, v := range left {
-		b.sums[j] -= v
-	}
+	b.drop()
 	return true
 }
 
@@ -295,39 +298,66 @@ func (b *columnBox) mean(dst []float32) {
 func (b *columnBox) meanLane(dst []quad, lane int) {
 	div := float32(b.pushed - b.dropped)
 	for j, s := range b.sums {
-		dst[j][lane] = s / div
+		dst[j][lane&(lanes-1)] = s / div
 	}
 }
 
-// pushMean is push and, where that is an output, its mean in one lane of dst.
-func (b *columnBox) pushMean(dst []quad, lane int) bool {
-	if b.pushed < b.window || b.window&(b.window-1) != 0 {
-		if !b.push() {
-			return false
-		}
-		b.meanLane(dst, lane)
-		return true
-	}
-	right := b.row(b.pushed)
-	left := b.row(b.dropped)[:len(right)]
+// pushMeans pushes a whole block when the window is full, and writes its outputs.
+func (b *columnBox) pushMeans(dst []quad) {
+	right := b.at(b.pushed)
+	older, newer := b.at(b.dropped)[:len(right)], b.at(b.dropped + lanes - 1)[:len(right)]
 	sums, dst := b.sums[:len(right)], dst[:len(right)]
-	b.pushed++
-	b.dropped++
-	inv := 1 / float32(b.window)
-	lane &= lanes - 1
-	for j, v := range right {
-		s := sums[j] + v
-		s -= left[j]
-		sums[j] = s
-		dst[j][lane] = float32(s * inv)
+	first := b.dropped % lanes
+	b.pushed += lanes
+	b.dropped += lanes
+	div := float32(b.window)
+	inv := 1 / div
+	exact := b.window&(b.window-1) == 0 // then division is multiplication
+	if exact && first == 0 {
+		for j := range right {
+			r, l, d, s := &right[j], &older[j], &dst[j], sums[j]
+			s += r[0]
+			s -= l[0]
+			d[0] = float32(s * inv)
+			s += r[1]
+			s -= l[1]
+			d[1] = float32(s * inv)
+			s += r[2]
+			s -= l[2]
+			d[2] = float32(s * inv)
+			s += r[3]
+			s -= l[3]
+			d[3] = float32(s * inv)
+			sums[j] = s
+		}
+		return
 	}
-	return true
-}
-
-func (b *columnBox) shrinkMean(dst []quad, lane int) bool {
-	if !b.shrink() {
-		return false
+	for j := range right {
+		r, a, b, d, s := &right[j], &older[j], &newer[j], &dst[j], sums[j]
+		var l0, l1, l2, l3 float32
+		switch first {
+		case 0:
+			l0, l1, l2, l3 = a[0], a[1], a[2], a[3]
+		case 1:
+			l0, l1, l2, l3 = a[1], a[2], a[3], b[0]
+		case 2:
+			l0, l1, l2, l3 = a[2], a[3], b[0], b[1]
+		default:
+			l0, l1, l2, l3 = a[3], b[0], b[1], b[2]
+		}
+		s0 := s + r[0]
+		s0 -= l0
+		s1 := s0 + r[1]
+		s1 -= l1
+		s2 := s1 + r[2]
+		s2 -= l2
+		s3 := s2 + r[3]
+		s3 -= l3
+		sums[j] = s3
+		if exact {
+			d[0], d[1], d[2], d[3] = float32(s0*inv), float32(s1*inv), float32(s2*inv), float32(s3*inv)
+		} else {
+			d[0], d[1], d[2], d[3] = s0/div, s1/div, s2/div, s3/div
+		}
 	}
-	b.meanLane(dst, lane)
-	return true
 }

@@ -102,16 +102,15 @@ const (
 type quad = [lanes]float32
 
 // Hasher computes hashes and keeps its buffers from one picture to the next,
-// about 4 bytes × width × (height/128 + 12) of them. The zero value is ready.
+// about 4 bytes × width × (height/128 + 17) of them. The zero value is ready.
 // It must not be used by two goroutines at once.
 type Hasher struct {
 	xs, ys []int // source column and row of every pixel that is read
 
-	luma       []quad     // rows as they are read
-	once       columnBox  // first box along columns
-	twice      columnBox  // second, over the 64 sampled columns only
-	blurred    []quad     // rows that left the first box along columns
-	sampled    [side]quad // the 64 columns of these rows after the second box along rows
+	luma       []quad    // rows as they are read
+	once       columnBox // first box along columns
+	twice      columnBox // second, over the 64 sampled columns only
+	blurred    []quad    // rows that left the first box along columns
 	sampleCols [side]int
 	sampleRows [side]int
 	small      [side]sixty // what the filter leaves

@@ -13,6 +13,8 @@ func selfPath() string { return "" }
 
 func childAttributes() *syscall.SysProcAttr { return nil }
 
+func processorTime(int) time.Duration { return 0 }
+
 func widen(*os.File) {}
 
 func sandboxSupport() error {

@@ -432,3 +432,15 @@ func (s *stderrText) Write(p []byte) (int, error) {
 	s.b = append(s.b, p[:min(len(p), most-len(s.b))]...)
 	return len(p), nil
 }
+
+// ProcessorTime is what the processes that are not at work have used of the
+// processors since each of them started; 0 where the system does not tell.
+func (s *Sandbox) ProcessorTime() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var sum time.Duration
+	for _, p := range s.idle {
+		sum += processorTime(p.cmd.Process.Pid)
+	}
+	return sum
+}
