@@ -426,6 +426,24 @@ func TestAllowCuesLowerAndAreNotPartOfCues(t *testing.T) {
 	}
 }
 
+func TestACueSaidOftenDoesNotHideItself(t *testing.T) {
+	d := detector(t)
+	var s scratch
+	for _, text := range []string{
+		strings.Repeat("dont tell your mom. ", 4), strings.Repeat("dont tell your mom. ", 3000),
+		"dont tell your mom. d0nt tell your mom", "d0nt tell your mom, " + strings.Repeat("dont tell your mom, ", 20),
+	} {
+		if d.lexicon.scan(text, &s); s.cues[secrecy].weight < 1.9 {
+			t.Errorf("%.40q… has weight %v", text, s.cues[secrecy].weight)
+		}
+	}
+	for _, text := range []string{"dont tell your mom. tell your mom", strings.Repeat("dont tell your mom. ", 20) + "tell your mom"} {
+		if d.lexicon.scan(text, &s); s.cues[secrecy].weight > 1 {
+			t.Errorf("%.40q… has weight %v: advice beside the cue no longer counts", text, s.cues[secrecy].weight)
+		}
+	}
+}
+
 func TestVersionNamesPacksAndSettings(t *testing.T) {
 	p := packs(t)
 	cfg := DefaultConfig()

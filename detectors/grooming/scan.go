@@ -23,11 +23,13 @@ type scratch struct {
 	cues             [labels]cue
 	allowed          [maxAllowed]allowed
 	allows           int
+	cueEnd           int // greatest end of a cue of words so far, in the original
 	gaps             []gap
 	generation       uint32
 }
 
-// maxAllowed is how many allow-cues of one message are looked at.
+// maxAllowed is how many allow-cues of one message are looked at, those apart
+// that are part of a cue.
 const maxAllowed = 16
 
 // allowed is one allow-cue and where it stands.
@@ -76,7 +78,7 @@ func (g *gap) saw(generation uint32, sentence int32, s sighting) {
 // scan finds the cues of text, and weakens them by its allow-cues.
 func (l *lexicon) scan(text string, s *scratch) {
 	s.cues = [labels]cue{}
-	s.allows = 0
+	s.allows, s.cueEnd = 0, 0
 	if len(s.gaps) < l.slots {
 		s.gaps = make([]gap, l.slots)
 	}
@@ -93,18 +95,15 @@ func (l *lexicon) scan(text string, s *scratch) {
 	l.weaken(s)
 }
 
-// weaken applies the allow-cues that are not part of a cue: "don't tell your
-// mom" holds "tell your mom".
+// weaken applies the allow-cues that are left.
 func (l *lexicon) weaken(s *scratch) {
 	var factor [labels]float32
 	for i := range factor {
 		factor[i] = 1
 	}
 	for _, a := range s.allowed[:s.allows] {
-		if !s.covered(a.span) {
-			for i, f := range l.rules[a.rule].factor {
-				factor[i] = min(factor[i], f)
-			}
+		for i, f := range l.rules[a.rule].factor {
+			factor[i] = min(factor[i], f)
 		}
 	}
 	for i := range s.cues {
@@ -114,16 +113,26 @@ func (l *lexicon) weaken(s *scratch) {
 	}
 }
 
-// covered reports whether a cue overlaps sp.
-func (s *scratch) covered(sp span) bool {
-	for i := range s.cues {
-		for _, o := range s.cues[i].spans[:s.cues[i].n] {
-			if sp.start < o.end && o.start < sp.end {
-				return true
-			}
+// allow keeps an allow-cue, unless it is part of a cue: "don't tell your mom"
+// holds "tell your mom". Cues come in the order of their ends.
+func (s *scratch) allow(rule uint32, sp span) {
+	if s.allows < maxAllowed && sp.start >= s.cueEnd {
+		s.allowed[s.allows] = allowed{rule, sp}
+		s.allows++
+	}
+}
+
+// cover drops the allow-cues that are part of a cue. Every cue is asked, not
+// only those that are shown: said often enough, one would hide itself.
+func (s *scratch) cover(sp span) {
+	n := 0
+	for _, a := range s.allowed[:s.allows] {
+		if sp.start >= a.span.end || a.span.start >= sp.end {
+			s.allowed[n] = a
+			n++
 		}
 	}
-	return false
+	s.allows = n
 }
 
 // minCue is the weight below which nothing is said.
@@ -204,12 +213,11 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 		from, to := s.folded.original(start, end)
 		r := &l.rules[p.rule]
 		if r.allow {
-			if s.allows < maxAllowed {
-				s.allowed[s.allows] = allowed{p.rule, span{from, to}}
-				s.allows++
-			}
+			s.allow(p.rule, span{from, to})
 			continue
 		}
+		s.cueEnd = max(s.cueEnd, to)
+		s.cover(span{from, to})
 		s.cues[r.label].add(p.rule, r.weight, span{from, to}, false)
 	}
 }
@@ -224,11 +232,16 @@ func (l *lexicon) scanSquashed(text string, s *scratch) {
 		for _, v := range l.squashed.outputs(row) {
 			id, length := v>>8, int(v&0xff)
 			r := &l.rules[id]
-			if c := &s.cues[r.label]; c.weight < r.weight {
-				from, to := s.squashed.original(i+1-length, i+1)
-				for to > from+1 && wordByte(text[to-1]) == ' ' {
-					to-- // what was squeezed out behind it
-				}
+			c := &s.cues[r.label]
+			if c.weight >= r.weight && s.allows == 0 {
+				continue
+			}
+			from, to := s.squashed.original(i+1-length, i+1)
+			for to > from+1 && wordByte(text[to-1]) == ' ' {
+				to-- // what was squeezed out behind it
+			}
+			s.cover(span{from, to})
+			if c.weight < r.weight {
 				c.add(id, r.weight, span{from, to}, true)
 			}
 		}
