@@ -514,24 +514,6 @@ func BenchmarkStateDecodeEncode(b *testing.B) {
 	}
 }
 
-func BenchmarkWorstCases(b *testing.B) {
-	d := detector(b)
-	n := pipeline.MaxTextLength
-	for name, text := range map[string]string{
-		"letters": strings.Repeat("the quick brown fox ", n/20), "emoji": strings.Repeat("🙂", n), "marks": strings.Repeat("\u0301", n),
-		"ligatures": strings.Repeat("\ufdfa", n), "cues": strings.Repeat("dont tell your mom ", n/19), "spaced": strings.Repeat("d o n t ", n/8),
-		"rtl": strings.Repeat("שלום ", n/5), "math": strings.Repeat("𝐝", n), "leet": strings.Repeat("d0nt t3ll y0ur m0m ", n/19),
-	} {
-		b.Run(name, func(b *testing.B) {
-			it := &pipeline.Item{Message: message("m", "a", text, 0)}
-			b.ReportAllocs()
-			for b.Loop() {
-				_, _ = d.Detect(b.Context(), it)
-			}
-		})
-	}
-}
-
 func TestAMarkedRepeatIsNotCountedAlsoWhereItIsNoLongerEvidence(t *testing.T) {
 	r := newReplay(detector(t))
 	r.seen["c\x00m"] = true

@@ -26,6 +26,16 @@ type scratch struct {
 	cueEnd           int // greatest end of a cue of words so far, in the original
 	gaps             []gap
 	generation       uint32
+	work             work
+}
+
+// work counts what a scan did, so that tests can hold it to the length of the
+// text.
+type work struct {
+	folded     int // bytes of the folded text
+	steps      int // of the automata
+	candidates int // patterns that ended somewhere, each looked at once
+	trimmed    int // bytes of the original that were passed over at the end of a span
 }
 
 // maxAllowed is how many allow-cues of one message are looked at, those apart
@@ -87,6 +97,7 @@ func (l *lexicon) scan(text string, s *scratch) {
 		s.generation = 1
 	}
 	s.folded.fold(text)
+	s.work = work{folded: len(s.folded.b)}
 	l.scanWords(s)
 	if s.folded.disguised() {
 		s.squashed.squash(&s.folded)
@@ -160,6 +171,7 @@ var kind = func() (t [256]uint8) {
 
 func (l *lexicon) scanWords(s *scratch) {
 	b := s.folded.b
+	s.work.steps += len(b)
 	root, _ := l.words.step(0, ' ')
 	row := root
 	var hit bool
@@ -197,7 +209,9 @@ func (l *lexicon) scanWords(s *scratch) {
 }
 
 func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, starts *[maxPhraseWords * 2]int) {
-	for _, id := range l.words.outputs(row) {
+	ended := l.words.outputs(row)
+	s.work.candidates += len(ended)
+	for _, id := range ended {
 		p := &l.parts[id]
 		first := word - p.words + 1
 		start := starts[first%int32(len(starts))]
@@ -225,11 +239,14 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 func (l *lexicon) scanSquashed(text string, s *scratch) {
 	row := uint32(0)
 	var hit bool
+	s.work.steps += len(s.squashed.b)
 	for i, c := range s.squashed.b {
 		if row, hit = l.squashed.step(row, c); !hit {
 			continue
 		}
-		for _, v := range l.squashed.outputs(row) {
+		ended := l.squashed.outputs(row)
+		s.work.candidates += len(ended)
+		for _, v := range ended {
 			id, length := v>>8, int(v&0xff)
 			r := &l.rules[id]
 			c := &s.cues[r.label]
@@ -239,6 +256,7 @@ func (l *lexicon) scanSquashed(text string, s *scratch) {
 			from, to := s.squashed.original(i+1-length, i+1)
 			for to > from+1 && wordByte(text[to-1]) == ' ' {
 				to-- // what was squeezed out behind it
+				s.work.trimmed++
 			}
 			s.cover(span{from, to})
 			if c.weight < r.weight {
