@@ -13,6 +13,7 @@ type cue struct {
 	weight    float32
 	rule      uint32
 	disguised bool
+	contact   capture        // that makes it stronger
 	spans     [maxSpans]span // of the original
 	n         int
 }
