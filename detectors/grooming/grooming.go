@@ -54,6 +54,10 @@ type Config struct {
 	// HalfLife is how long evidence takes to count half, in the time of the
 	// conversation.
 	HalfLife time.Duration `yaml:"half_life"`
+
+	// Packs are files of rule packs beside those that come with the program.
+	// Whoever calls [New] has read them.
+	Packs []string `yaml:"packs"`
 }
 
 // DefaultConfig returns the settings that the tests hold.
