@@ -32,7 +32,7 @@ func benchCommand() *command {
 		summary: "measure: sealed text messages in a topic, verdicts out, end to end",
 		example: "dmguard bench --brokers 127.0.0.1:9092 --redis 127.0.0.1:6379",
 		run:     runBench,
-		group:   []*command{benchIndexCommand(), benchHashCommand()},
+		group:   []*command{benchIndexCommand(), benchHashCommand(), benchTextCommand()},
 	}
 }
 

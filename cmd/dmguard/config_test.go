@@ -221,6 +221,82 @@ func TestAReloadTakesTheGoodAndRefusesTheBad(t *testing.T) {
 	}
 }
 
+func TestRulePacksOfOnesOwnAreReadCheckedAndReloaded(t *testing.T) {
+	dir := t.TempDir()
+	path, pack := filepath.Join(dir, "dmguard.yaml"), filepath.Join(dir, "own.yaml")
+	put := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(name+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(name+".new", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want int) string {
+		t.Helper()
+		var out, errs bytes.Buffer
+		if status := run(t.Context(), []string{"config", "check", path}, streams{strings.NewReader(""), &out, &errs}); status != want {
+			t.Fatalf("status %d, want %d: %s", status, want, errs.String())
+		}
+		return errs.String()
+	}
+	labels := func(rs *pipeline.Ruleset) (out []string) {
+		t.Helper()
+		for _, d := range rs.Detectors {
+			if d.Name() != "grooming" {
+				continue
+			}
+			m := &pipeline.Message{ID: "m", ConversationID: "c", SentAt: time.Now(), Text: pipeline.NewText("zzz the blue lagoon"), Sender: pipeline.Party{ID: "a"}}
+			a, err := d.Detect(t.Context(), &pipeline.Item{Message: m})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range a.Findings {
+				out = append(out, f.Label+" "+f.Reason)
+			}
+		}
+		return out
+	}
+	const good = "version: 1\nlanguage: en-own\nrules:\n- {label: meet_up, weight: 1, phrases: [the blue lagoon]}\n"
+	put(path, "detectors: {grooming: {packs: ["+pack+"]}}")
+	if got := check(1); !strings.Contains(got, "own.yaml") {
+		t.Errorf("a missing pack: %s", got)
+	}
+	put(pack, strings.NewReplacer("1,", "7,", "the blue", "(the blue").Replace(good)+"- {label: nope, weight: 1, phrases: [a]}\n")
+	got := check(1)
+	for _, want := range []string{"own.yaml: line 4: weight of rule en-own/meet_up/1", "own.yaml: line 4: '(' is not closed", "own.yaml: line 5: unknown label"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %s", want, got)
+		}
+	}
+	put(pack, good)
+	check(0)
+
+	r, w := watchRules(t, rulesetOptions{config: path})
+	defer w.stop()
+	want := []string{"meet_up proposes to meet (rule en-own/meet_up/1)"}
+	if got := labels(r.ruleset); !cmp.Equal(got, want) {
+		t.Errorf("found %q", got)
+	}
+	put(pack, strings.Replace(good, "version: 1", "version: 9", 1))
+	if fault := awaitOne(t, "a refusal", w.refused); !strings.Contains(fault, "last good one stays") || !strings.Contains(fault, "own.yaml: line 1: version") {
+		t.Errorf("refused with %q", fault)
+	}
+	put(pack, strings.Replace(good, "meet_up", "gift", 1))
+	second := awaitOne(t, "a change of the pack", w.applied)
+	if got := labels(second); !cmp.Equal(got, []string{"gift offers gifts or money (rule en-own/gift/1)"}) {
+		t.Errorf("found %q", got)
+	}
+	if second.Versions["ruleset"] == r.ruleset.Versions["ruleset"] {
+		t.Error("another pack, and the same version")
+	}
+	put(path, "{}")
+	if got := labels(awaitOne(t, "the pack to go", w.applied)); got != nil {
+		t.Errorf("found %q", got)
+	}
+}
+
 // TestATokenLineIsReadBack gives what "queue token" prints to the service.
 func TestATokenLineIsReadBack(t *testing.T) {
 	for _, roles := range []string{"reviewer", "reviewer,le_liaison", "auditor"} {

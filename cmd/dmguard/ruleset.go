@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -140,7 +141,7 @@ func (r *rules) examiner(ctx context.Context, cfg media.Config, log *zap.Logger)
 // build makes the ruleset of a configuration, or changes nothing.
 func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	loaded, err := r.loadLists(cfg, log)
-	packs, perr := rulePacks()
+	packs, perr := rulePacks(cfg)
 	if err := errors.Join(err, perr); err != nil {
 		return err
 	}
@@ -274,8 +275,9 @@ func listVersions(set *hashdb.Set) string {
 	return strings.Join(parts, ",")
 }
 
-// rulePacks reads the rule packs that come with the program.
-func rulePacks() (map[string][]byte, error) {
+// rulePacks reads the rule packs that come with the program and those that the
+// configuration names, and reports every file that cannot be read.
+func rulePacks(cfg *Config) (map[string][]byte, error) {
 	packs := map[string][]byte{}
 	err := fs.WalkDir(configs.Rules(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(name, ".yaml") {
@@ -284,7 +286,40 @@ func rulePacks() (map[string][]byte, error) {
 		packs[name], err = fs.ReadFile(configs.Rules(), name)
 		return err
 	})
-	return packs, err
+	errs := []error{err}
+	for _, name := range ownPacks(cfg) {
+		data, err := readPack(name)
+		switch _, taken := packs[name]; {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("reading a rule pack: %w", err))
+		case taken:
+			errs = append(errs, fmt.Errorf("rule pack %s: there is one of that name already", name))
+		default:
+			packs[name] = data
+		}
+	}
+	return packs, errors.Join(errs...)
+}
+
+// ownPacks are the files of rule packs that a configuration names.
+func ownPacks(cfg *Config) []string {
+	if cfg == nil || cfg.Detectors.Grooming == nil {
+		return nil
+	}
+	return cfg.Detectors.Grooming.Packs
+}
+
+// maxPack bounds what is read of a file that may be anything; the packs
+// themselves may be less.
+const maxPack = 4 << 20
+
+func readPack(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxPack))
 }
 
 // reload reads everything again. Where anything is at fault the last good rules
@@ -352,6 +387,9 @@ func (r *rules) fingerprint() string {
 	}
 	if r.opt.config != "" {
 		note(r.opt.config)
+	}
+	for _, pack := range ownPacks(r.config) {
+		note(pack)
 	}
 	dir := r.opt.lists
 	if r.config != nil {

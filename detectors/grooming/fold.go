@@ -1,11 +1,6 @@
 package grooming
 
-import (
-	"unicode"
-	"unicode/utf8"
-
-	"golang.org/x/text/unicode/norm"
-)
+import "unicode/utf8"
 
 // view is one reading of a text: its bytes, and where each of them comes from.
 type view struct {
@@ -19,10 +14,6 @@ type view struct {
 	// stretched says that a letter was repeated three times or more.
 	stretched bool
 }
-
-// maxExpansion bounds the bytes that one character of the original becomes: a
-// single Arabic ligature stands for eighteen.
-const maxExpansion = 8
 
 // asciiFold maps ASCII to what it is read as; 0 drops it. Apostrophes are
 // dropped because half of all people leave them out.
@@ -50,22 +41,21 @@ func (v *view) fold(s string) {
 	v.b, v.at, v.stretched = v.b[:0], v.at[:0], false
 	for i := 0; i < len(s); {
 		if c := s[i]; c < utf8.RuneSelf {
-			v.ascii(c, i)
+			if c = asciiFold[c]; c != 0 {
+				v.add(c, i)
+			}
 			i++
 			continue
 		}
 		r, n := utf8.DecodeRuneInString(s[i:])
-		v.rune(r, s[i:i+n], i)
+		v.rune(r, i)
 		i += n
 	}
 	v.at = append(v.at, uint32(len(s)))
 }
 
-func (v *view) ascii(c byte, from int) {
-	c = asciiFold[c]
-	if c == 0 {
-		return
-	}
+// add takes in what asciiFold made.
+func (v *view) add(c byte, from int) {
 	if n := len(v.b); n > 0 && v.b[n-1] == c {
 		if c == ' ' {
 			return
@@ -79,92 +69,16 @@ func (v *view) ascii(c byte, from int) {
 	v.at = append(v.at, uint32(from))
 }
 
-func (v *view) rune(r rune, s string, from int) {
-	if invisible(r) {
-		return
-	}
-	if plain, ok := lookalikes[r]; ok {
-		for i := range len(plain) {
-			v.ascii(plain[i], from)
-		}
-		return
-	}
-	d := norm.NFKD.PropertiesString(s).Decomposition()
-	if d == nil {
-		v.plain(r, from)
-		return
-	}
-	for len(d) > 0 {
-		r, n := utf8.DecodeRune(d)
-		d = d[n:]
-		if invisible(r) {
+func (v *view) rune(r rune, from int) {
+	d := readings().of(r)
+	for _, c := range d.b[:d.n] {
+		if c < utf8.RuneSelf {
+			v.add(c, from)
 			continue
 		}
-		if plain, ok := lookalikes[r]; ok {
-			for i := range len(plain) {
-				v.ascii(plain[i], from)
-			}
-		} else {
-			v.plain(r, from)
-		}
-		if v.grown(from) >= maxExpansion {
-			return
-		}
-	}
-}
-
-// grown returns how many bytes the character at from has given so far, as far
-// as maxExpansion.
-func (v *view) grown(from int) int {
-	n := 0
-	for i := len(v.at) - 1; i >= 0 && v.at[i] == uint32(from) && n < maxExpansion; i-- {
-		n++
-	}
-	return n
-}
-
-// plain adds a character that has no decomposition.
-func (v *view) plain(r rune, from int) {
-	if r < utf8.RuneSelf {
-		v.ascii(byte(r), from)
-		return
-	}
-	if !unicode.IsLetter(r) && !unicode.IsDigit(r) || r == utf8.RuneError {
-		v.ascii(' ', from)
-		return
-	}
-	l := unicode.ToLower(r)
-	if p, ok := lookalikes[l]; ok {
-		for i := range len(p) {
-			v.ascii(p[i], from)
-		}
-		return
-	}
-	n := len(v.b)
-	v.b = utf8.AppendRune(v.b, l)
-	for range len(v.b) - n {
+		v.b = append(v.b, c)
 		v.at = append(v.at, uint32(from))
 	}
-}
-
-// invisible reports whether r is a combining mark, a variation selector or
-// another character that shows nothing by itself.
-func invisible(r rune) bool {
-	switch {
-	case r < 0x300:
-		return r == 0xad
-	case r <= 0x36f:
-		return true
-	case r >= 0x200b && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2060 && r <= 0x206f:
-		return true
-	case r >= 0xfe00 && r <= 0xfe0f, r == 0xfeff, r >= 0xe0000 && r <= 0xe0fff:
-		return true
-	case r == 0x115f, r == 0x1160, r == 0x3164, r == 0xffa0, r == 0x17b4, r == 0x17b5, r == 0x2800:
-		return true
-	case r >= 0x2190 && r <= 0x2fff, r >= 0x3041 && r <= 0x3098, r >= 0x309b && r <= 0xa66e, r >= 0xac00 && r <= 0xd7a3, r >= 0x1f000:
-		return false // nothing to look up among symbols, CJK and emoji
-	}
-	return unicode.In(r, unicode.Mn, unicode.Me)
 }
 
 // original returns the range of the original that v.b[start:end] was read from,
@@ -191,16 +105,25 @@ var leet = func() (t [256]byte) {
 }()
 
 // squash makes v the reading of u for disguised writing: stand-ins are letters,
-// everything else is dropped, and no letter follows itself.
+// everything else is dropped, and no letter follows itself. A letter that is
+// repeated behind what was dropped lies where it stands last, so that a phrase
+// does not begin with the end of what was written before it.
 func (v *view) squash(u *view) {
 	v.b, v.at, v.stretched = v.b[:0], v.at[:0], u.stretched
+	apart := false
 	for i, c := range u.b {
 		l := leet[c]
-		if l == 0 || len(v.b) > 0 && v.b[len(v.b)-1] == l {
+		switch last := len(v.b) - 1; {
+		case l == 0:
+			apart = true
 			continue
+		case last < 0 || v.b[last] != l:
+			v.b = append(v.b, l)
+			v.at = append(v.at, u.at[i])
+		case apart:
+			v.at[last] = u.at[i]
 		}
-		v.b = append(v.b, l)
-		v.at = append(v.at, u.at[i])
+		apart = false
 	}
 	v.at = append(v.at, u.at[len(u.b)])
 }

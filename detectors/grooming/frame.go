@@ -2,6 +2,7 @@ package grooming
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -41,9 +42,9 @@ func (f *packFrame) UnmarshalYAML(n *yaml.Node) error {
 
 const (
 	maxConcepts = 256
-	maxWithin   = 12 // words
-	maxParts    = 5  // concepts of a frame
-	maxHeard    = 64 // places of concepts in one sentence that are kept in mind
+	maxWithin   = 12  // words
+	maxParts    = 5   // concepts of a frame
+	maxHeard    = 128 // places of concepts in one sentence that are kept in mind
 )
 
 // concepts is a set of concepts by number.
@@ -84,15 +85,15 @@ func (h *heard) forget() {
 	h.seen, h.places = concepts{}, h.places[:0]
 }
 
-// hear takes in one concept. Where a sentence holds more places than are kept, what was heard so far is judged and
-// only what is near enough to matter to the next words stays.
+// hear takes in one concept, in the order of their ends. Where a sentence holds more places than are kept, what was heard
+// so far is judged and only what is near enough to matter to the next words stays.
 func (l *lexicon) hear(s *scratch, p place) {
 	h := &s.heard
 	if len(h.places) == maxHeard {
 		l.frames(s)
 		kept := h.places[:0]
 		for _, old := range h.places[len(h.places)/4:] {
-			if p.first-old.last <= maxParts*(maxWithin+1) {
+			if p.first-old.last <= l.reach {
 				kept = append(kept, old)
 			}
 		}
@@ -112,24 +113,34 @@ func (l *lexicon) frames(s *scratch) {
 		p := &h.places[i]
 		for _, id := range l.framesOf[p.concept] {
 			f := &l.allFrames[id]
+			s.work.frames++
 			if !f.possible(&h.seen) {
 				continue
 			}
 			var from, to int32
 			var ok bool
 			if f.ordered {
-				from, to, ok = f.follow(h.places, i)
+				from, to, ok = f.follow(h.places, i, &s.work)
 			} else {
-				from, to, ok = f.gather(h.places, i)
+				from, to, ok = f.gather(h.places, i, &s.work)
 			}
 			if !ok || f.forbidden(h.places, from, to) {
 				continue
 			}
 			r := &l.rules[f.rule]
 			a, b := s.folded.original(int(from), int(to))
+			s.within(span{a, b})
 			s.cues[r.label].add(f.rule, r.weight, span{a, b}, false)
 		}
 	}
+}
+
+// within drops the allow-cues that a frame begins before and ends after: not to tell one's mother holds telling her. One
+// that only touches a frame, whose words lie far apart, stays.
+func (s *scratch) within(sp span) {
+	s.allows = len(slices.DeleteFunc(s.allowed[:s.allows], func(a allowed) bool {
+		return sp.start < a.span.start && a.span.end <= sp.end
+	}))
 }
 
 // possible says whether every part was seen somewhere in the sentence.
@@ -148,12 +159,20 @@ func (p *place) between(o *place) int32 {
 }
 
 // gather takes places[anchor] as the first part and of each other part the place that is nearest to it.
-func (f *frame) gather(places []place, anchor int) (from, to int32, ok bool) {
+func (f *frame) gather(places []place, anchor int, w *work) (from, to int32, ok bool) {
 	a := &places[anchor]
 	from, to = a.start, a.end
+	begin, end := anchor, anchor+1
+	for begin > 0 && a.first-places[begin-1].last-1 <= f.within {
+		begin--
+	}
+	for end < len(places) && places[end].last-maxPhraseWords-a.last <= f.within {
+		end++
+	}
+	w.frames += (end - begin) * len(f.all)
 	for i := 1; i < len(f.all); i++ {
 		best, near := -1, f.within+1
-		for j := range places {
+		for j := begin; j < end; j++ {
 			if p := &places[j]; j != anchor && f.all[i].has(p.concept) {
 				if d := p.between(a); d < near {
 					best, near = j, d
@@ -170,7 +189,7 @@ func (f *frame) gather(places []place, anchor int) (from, to int32, ok bool) {
 
 // follow takes places[anchor] as the first part and looks for the others behind it, each within reach of the one before.
 // Of two places that could be a part the later one reaches further.
-func (f *frame) follow(places []place, anchor int) (from, to int32, ok bool) {
+func (f *frame) follow(places []place, anchor int, w *work) (from, to int32, ok bool) {
 	var latest [maxParts]int32 // the last word of the best chain up to a part
 	var ends [maxParts]int32
 	a := &places[anchor]
@@ -179,10 +198,18 @@ func (f *frame) follow(places []place, anchor int) (from, to int32, ok bool) {
 		return a.start, a.end, true
 	}
 	reached := 1
-	for j := range places {
+	// A longer phrase may begin where the anchor does and have ended after it: it comes behind it all the same.
+	begin := anchor
+	for begin > 0 && places[begin-1].last >= a.first {
+		begin--
+	}
+	for j := begin; j < len(places); j++ {
 		p := &places[j]
 		if j == anchor || p.first < a.first {
 			continue
+		}
+		if w.frames++; p.last-maxPhraseWords-latest[reached-1]-1 > f.within {
+			break
 		}
 		for i := min(reached, len(f.all)-1); i > 0; i-- {
 			if !f.all[i].has(p.concept) || p.last < latest[i-1] || p.first-latest[i-1]-1 > f.within || i < reached && p.last < latest[i] {
@@ -274,6 +301,7 @@ func (c *compiler) resolve() {
 		if len(f.all) == 0 {
 			continue
 		}
+		c.lex.reach = max(c.lex.reach, int32(len(f.all))*(f.within+1+maxPhraseWords))
 		id := uint16(len(c.lex.allFrames))
 		c.lex.allFrames = append(c.lex.allFrames, f)
 		for n := range c.lex.framesOf {

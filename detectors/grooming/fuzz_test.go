@@ -266,24 +266,46 @@ allow:
   - name: x
     factor: 1
     phrases: ["a|b"]
+  - {name: "No Name", factor: 0.5, phrases: [a], what: 1}
+  - {name: y, factor: high, phrases: [""]}
 `
 	_, err := loadPacks(map[string][]byte{"p.yaml": []byte(bad)})
 	if err == nil {
 		t.Fatal("taken")
 	}
-	for _, line := range []string{"line 1:", "line 7:", "line 8:", "line 9:", "line 10:", "line 13:", "line 17:"} {
+	for _, line := range []string{"line 1:", "line 7:", "line 8:", "line 9:", "line 10:", "line 5: weight of rule xx/secrecy/1", "line 13:", "line 16: factor of xx/x", "line 17:", "line 18: unknown key what\n",
+		"line 18: the name of allow entry 2", "line 19: a phrase is"} {
 		if !strings.Contains(err.Error(), "p.yaml: "+line) {
 			t.Errorf("no complaint about %s in\n%v", line, err)
 		}
 	}
 	for _, doc := range []string{
-		"", "version: 1\nlanguage: xx\nwhat: 1\n", "version: 1\nversion: 1\n", "version: 1\nlanguage: xx\nrules:\n- {label: nope, weight: 1, phrases: [a]}\n",
+		"", "version: 1\nlanguage: X x\n", "version: 1\nlanguage: xx\nrules:\n- {label: gift, weight: 1}\n", "version: [1]\nlanguage: xx\n", "version: 1\nlanguage: xx\nwhat: 1\n", "version: 1\nversion: 1\n", "version: 1\nlanguage: xx\nrules:\n- {label: nope, weight: 1, phrases: [a]}\n",
 		"version: 1\nlanguage: xx\nrules:\n- {label: gift, weight: .nan, phrases: [a]}\n", "version: 1\nlanguage: xx\n---\nversion: 1\n",
 		"version: 1\nlanguage: xx\nrules:\n- {label: gift, weight: 1, phrases: [[a]]}\n",
 		"version: 1\nlanguage: xx\nrules:\n- {label: gift, weight: 1, phrases: [\"" + strings.Repeat("(a|b)", 20) + "\"]}\n",
 	} {
 		if _, err := loadPacks(map[string][]byte{"p.yaml": []byte(doc)}); err == nil || !strings.Contains(err.Error(), "p.yaml: ") {
 			t.Errorf("%q: %v", doc, err)
+		}
+	}
+}
+
+func TestEveryFaultOfEveryPackIsReportedAtOnce(t *testing.T) {
+	_, err := loadPacks(map[string][]byte{
+		"a.yaml": []byte("version: 1\nlanguage: xx\nrules:\n- {label: nope, weight: 1, phrases: [a]}\n- {label: neither, weight: x, phrases: [\"(\"]}\n"),
+		"b.yaml": []byte("version: 1\nlanguage: xx\nrules:\n- {label: gift, weight: -1, phrases: [a]}\n"),
+		"c.yaml": []byte("version: 1\nlanguage: [\n"),
+	})
+	if err == nil {
+		t.Fatal("taken")
+	}
+	for _, want := range []string{
+		"a.yaml: line 4: unknown label \"nope\"", "a.yaml: line 5: unknown label \"neither\"", "a.yaml: line 5: weight", "a.yaml: line 5: '(' is not closed",
+		"b.yaml: line 1: language xx is that of a.yaml", "b.yaml: line 4: weight", "c.yaml: yaml: line 2:",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no complaint %q in\n%v", want, err)
 		}
 	}
 }

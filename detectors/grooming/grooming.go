@@ -8,7 +8,10 @@
 // disguised writing), searched in one pass for the wordings of the rule packs and
 // for the ideas that their frames join whatever the words, and what it says is added to the conversation's state, per sender. The risk
 // of a conversation is the greatest of its senders'. No single cue raises an
-// alert, and account data never do by themselves.
+// alert, and account data never do by themselves. User names, links, addresses
+// and numbers are known by their form and make a wish to go on elsewhere
+// stronger; an age under 18 that somebody states counts a little where the
+// platform knows none. Both are named by their kind and never shown.
 //
 // Every cue is a finding that supports; when the risk rises into a higher band
 // than was alerted before, one finding without a label asks for action. Nothing
@@ -51,6 +54,10 @@ type Config struct {
 	// HalfLife is how long evidence takes to count half, in the time of the
 	// conversation.
 	HalfLife time.Duration `yaml:"half_life"`
+
+	// Packs are files of rule packs beside those that come with the program.
+	// Whoever calls [New] has read them.
+	Packs []string `yaml:"packs"`
 }
 
 // DefaultConfig returns the settings that the tests hold.
@@ -92,6 +99,7 @@ func New(cfg Config, packs map[string][]byte) (*Detector, error) {
 	if len(packs) == 0 {
 		return nil, errors.New("grooming: no rule pack")
 	}
+	readings() // so that no message waits for it
 	l, err := loadPacks(packs)
 	if err != nil {
 		return nil, fmt.Errorf("grooming: reading rule packs: %w", err)
@@ -136,13 +144,25 @@ func (d *Detector) Detect(_ context.Context, it *pipeline.Item) (pipeline.Answer
 
 	text := m.Text.Reveal()
 	d.lexicon.scan(text, &mem.scratch)
+	mem.scratch.strengthen()
 	cues := &mem.scratch.cues
 	found := 0
 	for l := range cues {
 		found += min(1, cues[l].n)
 	}
-	if found == 0 {
+	if found == 0 && len(s.directions) == 0 {
 		return pipeline.Answer{Risk: d.model.conversation(s, at)}, nil
+	}
+	stated := false
+	if age, _, _ := mem.scratch.folded.statedAge(); age > 0 && !it.Repeat {
+		stated = s.states(hashID(m.Sender.ID), age)
+	}
+	if found == 0 {
+		a := pipeline.Answer{Risk: d.model.conversation(s, at)}
+		if stated {
+			a.State = s.encode()
+		}
+		return a, nil
 	}
 
 	findings := make([]pipeline.Finding, 0, found+1)
@@ -155,20 +175,21 @@ func (d *Detector) Detect(_ context.Context, it *pipeline.Item) (pipeline.Answer
 		return pipeline.Answer{Findings: findings, Risk: d.model.conversation(s, at)}, nil
 	}
 
-	e := d.event(it, cues, at)
+	e := d.event(it, s, cues, at)
 	step(s, &e, &d.model)
 	risk := d.model.conversation(s, at)
 	if band := d.model.band(risk); band > s.alerted {
 		s.alerted = band
 		findings = d.alert(findings, s, at, m.ID)
 	}
-	return pipeline.Answer{Findings: findings, Risk: risk, State: s.append(nil)}, nil
+	return pipeline.Answer{Findings: findings, Risk: risk, State: s.encode()}, nil
 }
 
 // event makes of a message what the state takes in.
-func (d *Detector) event(it *pipeline.Item, cues *[labels]cue, at int64) event {
+func (d *Detector) event(it *pipeline.Item, s *state, cues *[labels]cue, at int64) event {
 	m := it.Message
-	e := event{id: m.ID, sender: hashID(m.Sender.ID), at: at, prior: prior(m), partition: it.Position.Partition}
+	e := event{id: m.ID, sender: hashID(m.Sender.ID), at: at, partition: it.Position.Partition}
+	e.prior = prior(m, s.youngestBut(e.sender))
 	e.evidence.id = []byte(m.ID)
 	var order [labels]label
 	for l := range cues {
@@ -200,6 +221,9 @@ func (d *Detector) cueFinding(l label, c *cue) pipeline.Finding {
 	if c.disguised {
 		reason += ", in disguised writing"
 	}
+	if c.contact != noCapture {
+		reason += ", with " + captureNames[c.contact]
+	}
 	f := pipeline.Finding{
 		Category: Name, Label: l.String(), Score: score(c.weight), Reason: reason,
 		Spans: make([]pipeline.Span, c.n), Supports: true,
@@ -222,7 +246,7 @@ func (d *Detector) alert(findings []pipeline.Finding, s *state, at int64, id str
 			who, risk = i, r
 		}
 	}
-	findings = append(findings, pipeline.Finding{Category: Name, Score: risk, Reason: d.reason(&s.directions[who], at)})
+	findings = append(findings, pipeline.Finding{Category: Name, Score: risk, Reason: d.reason(s, &s.directions[who], at)})
 	added := 0
 	for i := range s.evidence {
 		e := &s.evidence[i]
@@ -247,7 +271,7 @@ func (d *Detector) alert(findings []pipeline.Finding, s *state, at int64, id str
 
 // reason names the labels, the strongest first, and what the risk would be
 // without that one.
-func (d *Detector) reason(dir *direction, at int64) string {
+func (d *Detector) reason(s *state, dir *direction, at int64) string {
 	var found []label
 	for l := range dir.labels {
 		if dir.labels[l].max > 0 {
@@ -267,6 +291,9 @@ func (d *Detector) reason(dir *direction, at int64) string {
 		messages, strings.Join(names, ", "), names[0], d.model.without(dir, at, found[0]))
 	if p := float64(dir.prior) * priorUnit; p != 0 {
 		r += fmt.Sprintf("; account data count %+.1f in log-odds", p)
+	}
+	if s.youngestBut(dir.sender) > 0 {
+		r += "; another member stated an age under 18"
 	}
 	return r
 }

@@ -1,6 +1,7 @@
 package grooming
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -91,7 +92,7 @@ func TestNoSingleCueAlerts(t *testing.T) {
 		}
 		m.Recipients = []pipeline.Party{{Age: &young}}
 		var s state
-		e := event{at: start.Unix(), prior: prior(&m)}
+		e := event{at: start.Unix(), prior: prior(&m, 0)}
 		e.weights[l] = maxWeight
 		step(&s, &e, &d.model)
 		if r := d.model.conversation(&s, start.Unix()); r >= d.model.bands[0] {
@@ -116,7 +117,7 @@ func TestAccountDataAreNeverTheSoleReason(t *testing.T) {
 }
 
 func TestPriorIsMonotoneBoundedAndNeutralWhereAbsent(t *testing.T) {
-	if p := prior(message("m", "a", "", 0)); p != 0 {
+	if p := prior(message("m", "a", "", 0), 0); p != 0 {
 		t.Errorf("without account data the prior is %v", p)
 	}
 	young := 12
@@ -124,7 +125,7 @@ func TestPriorIsMonotoneBoundedAndNeutralWhereAbsent(t *testing.T) {
 	for age := 12; age < 130; age++ {
 		m := message("m", "a", "", 0)
 		m.Sender.Age, m.Recipients = &age, []pipeline.Party{{Age: &young}}
-		p := prior(m)
+		p := prior(m, 0)
 		if p < last || math.Abs(p) > maxPrior {
 			t.Errorf("age %d: %v after %v", age, p, last)
 		}
@@ -141,7 +142,7 @@ func TestPriorIsMonotoneBoundedAndNeutralWhereAbsent(t *testing.T) {
 			m := message("m", "a", "", 0)
 			m.Sender.Behaviour = &pipeline.Behaviour{}
 			set(m.Sender.Behaviour, &n)
-			if p := prior(m); p < last || p > maxPrior {
+			if p := prior(m, 0); p < last || p > maxPrior {
 				t.Errorf("%s %d: %v after %v", name, n, p, last)
 			} else {
 				last = p
@@ -322,15 +323,57 @@ func TestImpossibleTimesNeitherAgeNorFreezeTheEvidence(t *testing.T) {
 	}
 }
 
+// TestStateStaysSmall gives a conversation all that a state holds: four senders
+// who do everything at weights of their own, ids as long as UUIDs, texts of the
+// greatest length, offsets far apart.
 func TestStateStaysSmall(t *testing.T) {
+	m := &detector(t).model
+	largest, most := 0, 0
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var data []byte
+		offset := int64(1) << 40
+		for i := range 300 {
+			var s state
+			s.decode(data)
+			e := event{id: fmt.Sprintf("%036d", i), sender: rng.Uint64N(uint64(1 + seed%7)), at: start.Unix() + int64(i), prior: rng.Float64(), partition: math.MaxInt32}
+			e.evidence = evidence{id: []byte(e.id), n: maxItems, offsets: maxContext}
+			for l := range e.weights {
+				e.weights[l] = rng.Float32() * maxWeight
+			}
+			for j := range e.evidence.items {
+				e.evidence.items[j] = item{label(rng.IntN(int(labels))), uint8(rng.IntN(256)), span{4*pipeline.MaxTextLength - 20_000, 4 * pipeline.MaxTextLength}}
+			}
+			for j := range e.evidence.context {
+				offset += 1 << 30
+				e.evidence.context[j] = offset
+			}
+			s.states(e.sender, uint8(minStated+rng.IntN(11)))
+			step(&s, &e, m)
+			data = s.encode()
+			largest, most = max(largest, len(data)), max(most, len(s.evidence))
+			if len(s.evidence) == 0 {
+				t.Fatal("no evidence is left")
+			}
+			var again state
+			if again.decode(data); !bytes.Equal(again.append(nil), data) {
+				t.Fatal("does not read back")
+			}
+		}
+	}
+	t.Logf("at most %d bytes", largest)
+	if largest > 512 || largest < 450 || most < 3 {
+		t.Errorf("%d bytes of state for ids of 36 bytes, %d messages of evidence", largest, most)
+	}
+	// A conversation of two keeps all of its evidence.
 	r := newReplay(detector(t))
 	r.offset = 1 << 33
 	for i := range 200 {
-		id := fmt.Sprintf("%036d", i)
-		r.judge(t, message(id, "a", developing[i%len(developing)], i))
+		r.judge(t, message(fmt.Sprintf("%036d", i), fmt.Sprint("member", i%9/8), developing[i%len(developing)], i))
 	}
-	if n := len(r.states["c"]); n > 512 {
-		t.Errorf("%d bytes of state for ids of 36 bytes", n)
+	var s state
+	if s.decode(r.states["c"]); len(s.evidence) != maxEvidence || len(r.states["c"]) > 512 {
+		t.Errorf("%d messages of evidence in %d bytes", len(s.evidence), len(r.states["c"]))
 	}
 }
 
@@ -426,6 +469,24 @@ func TestAllowCuesLowerAndAreNotPartOfCues(t *testing.T) {
 	}
 }
 
+func TestACueSaidOftenDoesNotHideItself(t *testing.T) {
+	d := detector(t)
+	var s scratch
+	for _, text := range []string{
+		strings.Repeat("dont tell your mom. ", 4), strings.Repeat("dont tell your mom. ", 3000),
+		"dont tell your mom. d0nt tell your mom", "d0nt tell your mom, " + strings.Repeat("dont tell your mom, ", 20),
+	} {
+		if d.lexicon.scan(text, &s); s.cues[secrecy].weight < 1.9 {
+			t.Errorf("%.40q… has weight %v", text, s.cues[secrecy].weight)
+		}
+	}
+	for _, text := range []string{"dont tell your mom. tell your mom", strings.Repeat("dont tell your mom. ", 20) + "tell your mom"} {
+		if d.lexicon.scan(text, &s); s.cues[secrecy].weight > 1 {
+			t.Errorf("%.40q… has weight %v: advice beside the cue no longer counts", text, s.cues[secrecy].weight)
+		}
+	}
+}
+
 func TestVersionNamesPacksAndSettings(t *testing.T) {
 	p := packs(t)
 	cfg := DefaultConfig()
@@ -496,24 +557,6 @@ func BenchmarkStateDecodeEncode(b *testing.B) {
 	}
 }
 
-func BenchmarkWorstCases(b *testing.B) {
-	d := detector(b)
-	n := pipeline.MaxTextLength
-	for name, text := range map[string]string{
-		"letters": strings.Repeat("the quick brown fox ", n/20), "emoji": strings.Repeat("🙂", n), "marks": strings.Repeat("\u0301", n),
-		"ligatures": strings.Repeat("\ufdfa", n), "cues": strings.Repeat("dont tell your mom ", n/19), "spaced": strings.Repeat("d o n t ", n/8),
-		"rtl": strings.Repeat("שלום ", n/5), "math": strings.Repeat("𝐝", n), "leet": strings.Repeat("d0nt t3ll y0ur m0m ", n/19),
-	} {
-		b.Run(name, func(b *testing.B) {
-			it := &pipeline.Item{Message: message("m", "a", text, 0)}
-			b.ReportAllocs()
-			for b.Loop() {
-				_, _ = d.Detect(b.Context(), it)
-			}
-		})
-	}
-}
-
 func TestAMarkedRepeatIsNotCountedAlsoWhereItIsNoLongerEvidence(t *testing.T) {
 	r := newReplay(detector(t))
 	r.seen["c\x00m"] = true
@@ -566,7 +609,7 @@ func TestAllAccountDataTogetherAreBounded(t *testing.T) {
 	m.Sender.Age, m.Sender.Connected, m.Sender.AccountCreatedAt = &old, &no, &start
 	m.Sender.Behaviour = &pipeline.Behaviour{MinorsContacted: &n, StrangersContacted: &n, BlockedBy: &n, ReportedBy: &n}
 	m.Recipients = []pipeline.Party{{Age: &young}}
-	if p := prior(m); p != maxPrior {
+	if p := prior(m, 0); p != maxPrior {
 		t.Errorf("prior %v", p)
 	}
 }

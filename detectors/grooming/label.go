@@ -1,7 +1,6 @@
 package grooming
 
 import (
-	"fmt"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -52,7 +51,7 @@ func (l label) String() string { return labelNames[l] }
 func (l *label) UnmarshalYAML(n *yaml.Node) error {
 	i := slices.Index(labelNames[:], n.Value)
 	if i < 0 {
-		return fmt.Errorf("line %d: unknown label %q: it is one of %v", n.Line, n.Value, labelNames)
+		return faultAt(n, "unknown label %q: it is one of %v", n.Value, labelNames)
 	}
 	*l = label(i)
 	return nil

@@ -2,10 +2,13 @@ package grooming
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -27,14 +30,14 @@ type pack struct {
 // packRule says that each of the phrases is a cue for a label, and how strong.
 type packRule struct {
 	Label   label    `yaml:"label"`
-	Weight  float64  `yaml:"weight"`
+	Weight  number   `yaml:"weight"`
 	Phrases []phrase `yaml:"phrases"`
 }
 
 // packAllow says that cues mean less in a message that holds one of the phrases.
 type packAllow struct {
 	Name    string   `yaml:"name"`
-	Factor  float64  `yaml:"factor"`
+	Factor  number   `yaml:"factor"`
 	Labels  []label  `yaml:"labels"` // empty: all
 	Phrases []phrase `yaml:"phrases"`
 }
@@ -48,11 +51,42 @@ type phrase struct {
 // UnmarshalYAML keeps the line for later complaints.
 func (p *phrase) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.ScalarNode || strings.TrimSpace(n.Value) == "" {
-		return fmt.Errorf("line %d: a phrase is a text that is not empty", n.Line)
+		return faultAt(n, "a phrase is a text that is not empty")
 	}
 	p.text, p.line = n.Value, n.Line
 	return nil
 }
+
+// number is a weight or factor and the line it stands in.
+type number struct {
+	value float64
+	line  int
+}
+
+// UnmarshalYAML keeps the line for later complaints.
+func (f *number) UnmarshalYAML(n *yaml.Node) error {
+	f.line = n.Line
+	if err := n.Decode(&f.value); err != nil {
+		f.value = math.NaN()
+	}
+	return nil
+}
+
+// faultAt returns an error beside which the YAML package goes on to look for
+// others.
+func faultAt(n *yaml.Node, format string, args ...any) error {
+	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: ", n.Line) + fmt.Sprintf(format, args...)}}
+}
+
+// unknownKey matches how the YAML package says that a key is not known: with
+// the name of a Go type.
+var unknownKey = regexp.MustCompile(`field (.*) not found in type \S+`)
+
+// packName is what languages and the names of allow-cues look like: they stand
+// in reasons.
+var packName = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
+
+const maxPackName = 32
 
 const (
 	maxPackBytes   = 1 << 20
@@ -77,6 +111,7 @@ type lexicon struct {
 
 	allFrames []frame
 	framesOf  [][]uint16 // by concept: the frames whose first part it can be
+	reach     int32      // words within which every frame lies
 }
 
 // rule is one entry of a pack.
@@ -102,7 +137,7 @@ type part struct {
 
 // loadPacks compiles packs, by name, and reports every fault with pack and line.
 func loadPacks(packs map[string][]byte) (*lexicon, error) {
-	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}, concepts: map[string]uint8{}}
+	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}, languages: map[string]string{}, concepts: map[string]uint8{}}
 	for _, name := range slices.Sorted(maps.Keys(packs)) {
 		c.pack(name, packs[name])
 	}
@@ -127,6 +162,7 @@ type compiler struct {
 	values, squashedValues []uint32
 	known                  map[string]uint32 // pattern of a whole phrase → rule
 	squashedKnown          map[string]uint32
+	languages              map[string]string // language → name of its pack
 	folded, squashedView   view
 	name                   string
 	concepts               map[string]uint8
@@ -150,8 +186,15 @@ func (c *compiler) pack(name string, data []byte) {
 		if errors.Is(err, io.EOF) {
 			err = errors.New("line 1: empty")
 		}
-		c.errs = append(c.errs, fmt.Errorf("%s: %w", name, err))
-		return
+		typed, ok := errors.AsType[*yaml.TypeError](err)
+		if !ok {
+			c.errs = append(c.errs, fmt.Errorf("%s: %w", name, err))
+			return
+		}
+		// What could be read is looked at all the same.
+		for _, fault := range typed.Errors {
+			c.errs = append(c.errs, fmt.Errorf("%s: %s", name, unknownKey.ReplaceAllString(fault, "unknown key $1")))
+		}
 	}
 	if err := d.Decode(new(pack)); !errors.Is(err, io.EOF) {
 		c.errs = append(c.errs, fmt.Errorf("%s: more than one document", name))
@@ -159,8 +202,15 @@ func (c *compiler) pack(name string, data []byte) {
 	if p.Version != 1 {
 		c.fail(1, "version is %d, this program reads 1", p.Version)
 	}
-	if p.Language == "" {
+	switch other, taken := c.languages[p.Language]; {
+	case p.Language == "":
 		c.fail(1, "missing language")
+	case !packName.MatchString(p.Language) || len(p.Language) > maxPackName:
+		c.fail(1, "language is not made of small letters, digits and hyphens")
+	case taken:
+		c.fail(1, "language %s is that of %s: reasons name rules by it, so take another, such as %s-2", p.Language, other, p.Language)
+	default:
+		c.languages[p.Language] = name
 	}
 	var nth [labels]int
 	for i := range p.Rules {
@@ -168,28 +218,31 @@ func (c *compiler) pack(name string, data []byte) {
 		nth[r.Label]++
 		id := fmt.Sprintf("%s/%s/%d", p.Language, r.Label, nth[r.Label])
 		if len(r.Phrases) == 0 {
-			c.fail(1, "rule %s has no phrases", id)
+			c.fail(max(1, r.Weight.line), "rule %s has no phrases", id)
 			continue
 		}
-		if !(r.Weight > 0 && r.Weight <= maxWeight) {
-			c.fail(r.Phrases[0].line, "weight of rule %s is not above 0 and at most %d", id, maxWeight)
+		if w := r.Weight; !(w.value > 0 && w.value <= maxWeight) {
+			c.fail(cmp.Or(w.line, r.Phrases[0].line, 1), "weight of rule %s is not a number above 0 and at most %d", id, maxWeight)
 		}
-		c.phrases(rule{id: id, label: r.Label, weight: float32(r.Weight)}, r.Phrases)
+		c.phrases(rule{id: id, label: r.Label, weight: float32(r.Weight.value)}, r.Phrases)
 	}
 	for i := range p.Allow {
 		a := &p.Allow[i]
 		r := rule{id: p.Language + "/" + a.Name, allow: true}
 		if a.Name == "" || len(a.Phrases) == 0 {
-			c.fail(1, "allow entry %d needs a name and phrases", i+1)
+			c.fail(max(1, a.Factor.line), "allow entry %d needs a name and phrases", i+1)
 			continue
 		}
-		if !(a.Factor >= 0 && a.Factor < 1) {
-			c.fail(a.Phrases[0].line, "factor of %s is not at least 0 and below 1", r.id)
+		if !packName.MatchString(a.Name) || len(a.Name) > maxPackName {
+			c.fail(cmp.Or(a.Factor.line, a.Phrases[0].line, 1), "the name of allow entry %d is not made of small letters, digits and underscores", i+1)
+		}
+		if f := a.Factor; !(f.value >= 0 && f.value < 1) {
+			c.fail(cmp.Or(f.line, a.Phrases[0].line, 1), "factor of %s is not a number of at least 0 and below 1", r.id)
 		}
 		for l := range labels {
 			r.factor[l] = 1
 			if len(a.Labels) == 0 || slices.Contains(a.Labels, l) {
-				r.factor[l] = float32(a.Factor)
+				r.factor[l] = float32(a.Factor.value)
 			}
 		}
 		c.phrases(r, a.Phrases)

@@ -108,9 +108,13 @@ func (m *model) band(risk float64) uint8 {
 
 // prior returns what account data add to the log-odds that the text gives. Each
 // fact is monotone, none is needed, and all of them together are less than one
-// strong cue: they never raise an alert by themselves.
-func prior(m *pipeline.Message) float64 {
-	p := agePrior(m)
+// strong cue: they never raise an alert by themselves. stated is the least age
+// under 18 that another member of the conversation stated, or 0.
+func prior(m *pipeline.Message, stated uint8) float64 {
+	p, known := agePrior(m)
+	if !known {
+		p += statedPrior(m.Sender.Age, stated)
+	}
 	s := &m.Sender
 	if c := s.Connected; c != nil {
 		if *c {
@@ -136,8 +140,9 @@ func prior(m *pipeline.Message) float64 {
 	return max(-maxPrior, min(maxPrior, p))
 }
 
-// agePrior compares the sender with the youngest recipient of known age.
-func agePrior(m *pipeline.Message) float64 {
+// agePrior compares the sender with the youngest recipient of known age. known
+// says that the platform knows one.
+func agePrior(m *pipeline.Message) (p float64, known bool) {
 	youngest := pipeline.MaxAge + 1
 	for i := range m.Recipients {
 		if a := m.Recipients[i].Age; a != nil {
@@ -145,21 +150,37 @@ func agePrior(m *pipeline.Message) float64 {
 		}
 	}
 	if youngest > pipeline.MaxAge {
-		return 0
+		return 0, false
 	}
 	if m.Sender.Age == nil {
-		return 0
+		return 0, true
 	}
 	gap := *m.Sender.Age - youngest
 	switch {
-	case youngest >= 18:
-		return -1 // ages may be claimed: this lowers, it does not exempt
+	case youngest >= adult:
+		return -1, true // ages may be claimed: this lowers, it does not exempt
 	case gap <= 2:
-		return -1
+		return -1, true
 	case gap <= 4:
+		return 0, true
+	default:
+		return min(1, 0.1*float64(gap)), true
+	}
+}
+
+// statedPrior weighs an age under 18 that was only said, where the platform
+// knows none. It is weak, grows as that age falls, and never lowers a risk:
+// what people say of themselves costs them nothing.
+func statedPrior(sender *int, stated uint8) float64 {
+	switch {
+	case stated == 0:
+		return 0
+	case sender == nil:
+		return 0.2
+	case *sender-int(stated) <= 4:
 		return 0
 	default:
-		return min(1, 0.1*float64(gap))
+		return min(0.4, 0.04*float64(*sender-int(stated)))
 	}
 }
 

@@ -1,7 +1,5 @@
 package grooming
 
-import "slices"
-
 // span is a half-open range of bytes.
 type span struct{ start, end int }
 
@@ -13,7 +11,9 @@ type cue struct {
 	weight    float32
 	rule      uint32
 	disguised bool
+	contact   capture        // that makes it stronger
 	spans     [maxSpans]span // of the original
+	weights   [maxSpans]float32
 	n         int
 }
 
@@ -23,12 +23,25 @@ type scratch struct {
 	cues             [labels]cue
 	allowed          [maxAllowed]allowed
 	allows           int
+	cueEnd           int // greatest end of a cue of words so far, in the original
 	gaps             []gap
 	generation       uint32
 	heard            heard
+	work             work
 }
 
-// maxAllowed is how many allow-cues of one message are looked at.
+// work counts what a scan did, so that tests can hold it to the length of the
+// text.
+type work struct {
+	folded     int // bytes of the folded text
+	steps      int // of the automata
+	candidates int // patterns that ended somewhere, each looked at once
+	frames     int // frames that could begin somewhere, and places that were looked at for them
+	trimmed    int // bytes of the original that were passed over at the end of a span
+}
+
+// maxAllowed is how many allow-cues of one message are looked at, those apart
+// that are part of a cue.
 const maxAllowed = 16
 
 // allowed is one allow-cue and where it stands.
@@ -77,7 +90,7 @@ func (g *gap) saw(generation uint32, sentence int32, s sighting) {
 // scan finds the cues of text, and weakens them by its allow-cues.
 func (l *lexicon) scan(text string, s *scratch) {
 	s.cues = [labels]cue{}
-	s.allows = 0
+	s.allows, s.cueEnd = 0, 0
 	if len(s.gaps) < l.slots {
 		s.gaps = make([]gap, l.slots)
 	}
@@ -86,6 +99,7 @@ func (l *lexicon) scan(text string, s *scratch) {
 		s.generation = 1
 	}
 	s.folded.fold(text)
+	s.work = work{folded: len(s.folded.b)}
 	l.scanWords(s)
 	if s.folded.disguised() {
 		s.squashed.squash(&s.folded)
@@ -94,18 +108,15 @@ func (l *lexicon) scan(text string, s *scratch) {
 	l.weaken(s)
 }
 
-// weaken applies the allow-cues that are not part of a cue: "don't tell your
-// mom" holds "tell your mom".
+// weaken applies the allow-cues that are left.
 func (l *lexicon) weaken(s *scratch) {
 	var factor [labels]float32
 	for i := range factor {
 		factor[i] = 1
 	}
 	for _, a := range s.allowed[:s.allows] {
-		if !s.covered(a.span) {
-			for i, f := range l.rules[a.rule].factor {
-				factor[i] = min(factor[i], f)
-			}
+		for i, f := range l.rules[a.rule].factor {
+			factor[i] = min(factor[i], f)
 		}
 	}
 	for i := range s.cues {
@@ -115,16 +126,26 @@ func (l *lexicon) weaken(s *scratch) {
 	}
 }
 
-// covered reports whether a cue overlaps sp.
-func (s *scratch) covered(sp span) bool {
-	for i := range s.cues {
-		for _, o := range s.cues[i].spans[:s.cues[i].n] {
-			if sp.start < o.end && o.start < sp.end {
-				return true
-			}
+// allow keeps an allow-cue, unless it is part of a cue: "don't tell your mom"
+// holds "tell your mom". Cues come in the order of their ends.
+func (s *scratch) allow(rule uint32, sp span) {
+	if s.allows < maxAllowed && sp.start >= s.cueEnd {
+		s.allowed[s.allows] = allowed{rule, sp}
+		s.allows++
+	}
+}
+
+// cover drops the allow-cues that are part of a cue. Every cue is asked, not
+// only those that are shown: said often enough, one would hide itself.
+func (s *scratch) cover(sp span) {
+	n := 0
+	for _, a := range s.allowed[:s.allows] {
+		if sp.start >= a.span.end || a.span.start >= sp.end {
+			s.allowed[n] = a
+			n++
 		}
 	}
-	return false
+	s.allows = n
 }
 
 // minCue is the weight below which nothing is said.
@@ -152,6 +173,7 @@ var kind = func() (t [256]uint8) {
 
 func (l *lexicon) scanWords(s *scratch) {
 	b := s.folded.b
+	s.work.steps += len(b)
 	root, _ := l.words.step(0, ' ')
 	row := root
 	var hit bool
@@ -193,7 +215,9 @@ func (l *lexicon) scanWords(s *scratch) {
 }
 
 func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, starts *[maxPhraseWords * 2]int) {
-	for _, id := range l.words.outputs(row) {
+	ended := l.words.outputs(row)
+	s.work.candidates += len(ended)
+	for _, id := range ended {
 		p := &l.parts[id]
 		first := word - p.words + 1
 		start := starts[first%int32(len(starts))]
@@ -213,12 +237,11 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 		}
 		from, to := s.folded.original(start, end)
 		if r.allow {
-			if s.allows < maxAllowed {
-				s.allowed[s.allows] = allowed{p.rule, span{from, to}}
-				s.allows++
-			}
+			s.allow(p.rule, span{from, to})
 			continue
 		}
+		s.cueEnd = max(s.cueEnd, to)
+		s.cover(span{from, to})
 		s.cues[r.label].add(p.rule, r.weight, span{from, to}, false)
 	}
 }
@@ -226,18 +249,27 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 func (l *lexicon) scanSquashed(text string, s *scratch) {
 	row := uint32(0)
 	var hit bool
+	s.work.steps += len(s.squashed.b)
 	for i, c := range s.squashed.b {
 		if row, hit = l.squashed.step(row, c); !hit {
 			continue
 		}
-		for _, v := range l.squashed.outputs(row) {
+		ended := l.squashed.outputs(row)
+		s.work.candidates += len(ended)
+		for _, v := range ended {
 			id, length := v>>8, int(v&0xff)
 			r := &l.rules[id]
-			if c := &s.cues[r.label]; c.weight < r.weight {
-				from, to := s.squashed.original(i+1-length, i+1)
-				for to > from+1 && wordByte(text[to-1]) == ' ' {
-					to-- // what was squeezed out behind it
-				}
+			c := &s.cues[r.label]
+			if c.weight >= r.weight && s.allows == 0 {
+				continue
+			}
+			from, to := s.squashed.original(i+1-length, i+1)
+			for to > from+1 && wordByte(text[to-1]) == ' ' {
+				to-- // what was squeezed out behind it
+				s.work.trimmed++
+			}
+			s.cover(span{from, to})
+			if c.weight < r.weight {
 				c.add(id, r.weight, span{from, to}, true)
 			}
 		}
@@ -249,15 +281,33 @@ func (c *cue) add(id uint32, weight float32, sp span, disguised bool) {
 	if weight > c.weight {
 		c.weight, c.rule, c.disguised = weight, id, disguised
 	}
+	at := c.n
 	for i := range c.n {
 		if o := &c.spans[i]; sp.start < o.end && o.start < sp.end {
 			o.start, o.end = min(o.start, sp.start), max(o.end, sp.end)
+			c.weights[i] = max(c.weights[i], weight)
 			return
 		}
 	}
-	if c.n < maxSpans {
-		c.spans[c.n] = sp
-		c.n++
-		slices.SortFunc(c.spans[:c.n], func(a, b span) int { return a.start - b.start })
+	if at == maxSpans {
+		at = 0
+		for i, w := range c.weights {
+			if w < c.weights[at] {
+				at = i
+			}
+		}
+		if weight <= c.weights[at] {
+			return
+		}
+		copy(c.spans[at:], c.spans[at+1:])
+		copy(c.weights[at:], c.weights[at+1:])
+		c.n--
 	}
+	at = c.n
+	for at > 0 && c.spans[at-1].start > sp.start {
+		c.spans[at], c.weights[at] = c.spans[at-1], c.weights[at-1]
+		at--
+	}
+	c.spans[at], c.weights[at] = sp, weight
+	c.n++
 }

@@ -13,6 +13,44 @@ type state struct {
 	partition  int32 // that the offsets of evidence lie in
 	directions []direction
 	evidence   []evidence
+
+	// stated are the least ages under 18 that members stated, the least first,
+	// of two members: for each sender the first that is not the sender's own
+	// counts. Zero where there are none.
+	stated [2]statedAge
+}
+
+// statedAge is an age that a member of the conversation stated.
+type statedAge struct {
+	member uint64 // hash of the id
+	years  uint8
+}
+
+// states takes in an age that a member stated, and reports whether that
+// changed anything.
+func (s *state) states(member uint64, years uint8) bool {
+	a := &s.stated
+	for i := range a {
+		switch {
+		case a[i].years == 0 || years < a[i].years:
+			if i == 0 && a[0].member != member {
+				a[1] = a[0]
+			}
+			a[i] = statedAge{member, years}
+			return true
+		case a[i].member == member:
+			return false
+		}
+	}
+	return false
+}
+
+// youngestBut returns the least age that another member stated, or 0.
+func (s *state) youngestBut(sender uint64) uint8 {
+	if a := s.stated[0]; a.member != sender {
+		return a.years
+	}
+	return s.stated[1].years
 }
 
 const (
@@ -35,7 +73,7 @@ type direction struct {
 type tally struct {
 	max   uint16 // strongest cue, in weightUnit
 	sum   uint16 // cumulative sum of cues over drift (Page 1954), in weightUnit
-	count uint8  // messages with a cue
+	count uint8  // messages with a cue, at most maxCount
 }
 
 // evidence is one message and what was found in it.
@@ -59,6 +97,7 @@ const (
 	priorUnit  = 1. / 64
 	drift      = 0.1 // taken off a sum at every message with a cue
 	maxSum     = 8
+	maxCount   = 63
 )
 
 // event is one message with at least one cue, as far as the state is concerned.
@@ -92,7 +131,7 @@ func step(s *state, e *event, m *model) {
 		if w > 0 {
 			sum = min(maxSum, sum+float64(w))
 			t.max = max(t.max, uint16(math.Round(float64(w)/weightUnit)))
-			t.count += b2i(t.count < math.MaxUint8)
+			t.count += b2i(t.count < maxCount)
 		}
 		t.sum = uint16(math.Round(sum / weightUnit))
 	}
@@ -170,25 +209,23 @@ func (d *direction) decay(at int64, m *model) {
 	}
 }
 
-// keep adds evidence, and where there is too much drops the message that adds
-// least: what it scores, counted in full only where no other message of its
-// sender scores more for the label.
+// keep adds evidence, and drops what adds least where there is too much.
 func (s *state) keep(e evidence) {
-	if len(s.evidence) < maxEvidence {
-		s.evidence = append(s.evidence, e)
-		return
+	if s.evidence = append(s.evidence, e); len(s.evidence) > maxEvidence {
+		s.dropLeast()
 	}
-	all := [maxEvidence + 1]*evidence{maxEvidence: &e}
-	for i := range s.evidence {
-		all[i] = &s.evidence[i]
-	}
+}
+
+// dropLeast drops the message that adds least: what it scores, counted in full
+// only where no other message of its sender scores more for the label.
+func (s *state) dropLeast() {
 	least, worth := 0, math.MaxInt
-	for i, c := range all {
-		sum := 0
+	for i := range s.evidence {
+		c, sum := &s.evidence[i], 0
 		for _, it := range c.items[:c.n] {
 			v := 4 * int(it.score)
-			for j, o := range all {
-				if j != i && o.direction == c.direction && o.best(it.label) >= it.score {
+			for j := range s.evidence {
+				if o := &s.evidence[j]; j != i && o.direction == c.direction && o.best(it.label) >= it.score {
 					v = int(it.score)
 				}
 			}
@@ -198,10 +235,7 @@ func (s *state) keep(e evidence) {
 			least, worth = i, sum
 		}
 	}
-	if least < maxEvidence {
-		copy(s.evidence[least:], s.evidence[least+1:])
-		s.evidence[maxEvidence-1] = e
-	}
+	s.evidence = append(s.evidence[:least], s.evidence[least+1:]...)
 }
 
 // best returns the score of the evidence for a label.
@@ -224,12 +258,34 @@ func (s *state) holds(id string) bool {
 	return false
 }
 
-const stateFormat = 1
+const stateFormat = 2
+
+// maxStateBytes bounds a state whose message ids have at most 36 bytes, as long
+// as a UUID is. Evidence gives way: with four senders who did everything, and
+// offsets far apart, there is room for two messages of it.
+const maxStateBytes = 512
+
+// encode returns the encoded state, without the evidence for which there is no
+// room. One message of it stays however long its id is.
+func (s *state) encode() []byte {
+	b := s.append(make([]byte, 0, maxStateBytes))
+	for len(b) > maxStateBytes && len(s.evidence) > 1 {
+		s.dropLeast()
+		b = s.append(b[:0])
+	}
+	return b
+}
 
 // append encodes the state behind b.
 func (s *state) append(b []byte) []byte {
 	b = append(b, stateFormat, s.alerted)
 	b = binary.AppendUvarint(b, uint64(uint32(s.partition)))
+	for _, a := range s.stated {
+		b = append(b, a.years)
+		if a.years > 0 {
+			b = binary.LittleEndian.AppendUint64(b, a.member)
+		}
+	}
 	b = append(b, byte(len(s.directions)))
 	for i := range s.directions {
 		d := &s.directions[i]
@@ -241,9 +297,7 @@ func (s *state) append(b []byte) []byte {
 		for l, t := range d.labels {
 			if t != (tally{}) {
 				mask |= 1 << l
-				b = binary.LittleEndian.AppendUint16(b, t.max)
-				b = binary.LittleEndian.AppendUint16(b, t.sum)
-				b = append(b, t.count)
+				b = binary.LittleEndian.AppendUint32(b, uint32(t.max)|uint32(t.sum)<<12|uint32(t.count)<<26)
 			}
 		}
 		binary.LittleEndian.PutUint16(b[at:], mask)
@@ -253,7 +307,7 @@ func (s *state) append(b []byte) []byte {
 		e := &s.evidence[i]
 		b = binary.AppendUvarint(b, uint64(len(e.id)))
 		b = append(b, e.id...)
-		b = append(b, e.direction, e.n<<4|e.offsets)
+		b = append(b, e.direction<<5|e.n<<3|e.offsets)
 		for _, it := range e.items[:e.n] {
 			b = append(b, byte(it.label), it.score)
 			b = binary.AppendUvarint(b, uint64(it.span.start))
@@ -282,11 +336,17 @@ func (s *state) decode(data []byte) {
 	}
 	s.alerted = r.byte(bands)
 	s.partition = int32(uint32(r.uvarint(math.MaxInt32)))
+	for i := range s.stated {
+		if s.stated[i].years = r.byte(adult - 1); s.stated[i].years > 0 {
+			s.stated[i].member = r.uint64()
+		}
+	}
+	if a := s.stated; a[1].years > 0 && (a[0].years == 0 || a[0].years > a[1].years || a[0].member == a[1].member) {
+		r.bad = true
+	}
 	for range r.byte(maxDirections) {
 		var d direction
-		if b := r.bytes(8); b != nil {
-			d.sender = binary.LittleEndian.Uint64(b)
-		}
+		d.sender = r.uint64()
 		d.at = int64(r.uvarint(latest))
 		d.prior = int8(r.byte(math.MaxUint8))
 		d.messages = r.byte(math.MaxUint8)
@@ -296,7 +356,11 @@ func (s *state) decode(data []byte) {
 		}
 		for l := range d.labels {
 			if mask&(1<<l) != 0 {
-				d.labels[l] = tally{r.uint16(), r.uint16(), r.byte(math.MaxUint8)}
+				t := r.uint32()
+				d.labels[l] = tally{uint16(t & (1<<12 - 1)), uint16(t >> 12 & (1<<14 - 1)), uint8(t >> 26)}
+				if d.labels[l] == (tally{}) {
+					r.bad = true
+				}
 			}
 		}
 		s.directions = append(s.directions, d)
@@ -304,9 +368,8 @@ func (s *state) decode(data []byte) {
 	for range r.byte(maxEvidence) {
 		var e evidence
 		e.id = r.bytes(int(r.uvarint(1 << 12)))
-		e.direction = r.byte(maxDirections - 1)
 		counts := r.byte(math.MaxUint8)
-		e.n, e.offsets = counts>>4, counts&15
+		e.direction, e.n, e.offsets = counts>>5, counts>>3&3, counts&7
 		if int(e.direction) >= len(s.directions) || e.n > maxItems || e.offsets > maxContext || r.bad {
 			r.bad = true
 			break
@@ -357,6 +420,20 @@ func (r *reader) byte(limit uint8) uint8 {
 func (r *reader) uint16() uint16 {
 	if b := r.bytes(2); b != nil {
 		return binary.LittleEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *reader) uint32() uint32 {
+	if b := r.bytes(4); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *reader) uint64() uint64 {
+	if b := r.bytes(8); b != nil {
+		return binary.LittleEndian.Uint64(b)
 	}
 	return 0
 }
