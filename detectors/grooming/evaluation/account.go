@@ -108,6 +108,9 @@ const (
 	girl
 )
 
+// coupleScenario is the scenario whose scripts couples talk in.
+const coupleScenario = "same_age_romance"
+
 var couples = []couple{
 	{"boy and girl", boy, girl}, {"girl and boy", girl, boy}, {"girl and girl", girl, girl}, {"boy and boy", boy, boy},
 }

@@ -255,6 +255,9 @@ func (d *Data) addNegatives(f *negativeFile) error {
 				errs = append(errs, fmt.Errorf("scenario %s: ages are of a and b, from 6 to 95, rising", s.Name))
 			}
 		}
+		if s.Couple != (s.Name == coupleScenario) {
+			errs = append(errs, fmt.Errorf("scenario %s: couple is true for %s and nothing else", s.Name, coupleScenario))
+		}
 		for _, script := range s.Scripts {
 			nth[s.Name+s.Language]++
 			sc := &scene{

@@ -80,14 +80,13 @@ type Generator struct {
 	data    *Data
 	opt     Options
 	authors []*riskAuthor
-	scenes  map[string][]*scene // by language
-	byName  map[string]map[string][]*scene
+	scenes  map[string]map[string][]*scene // by language, by scenario
 	prefix  string
 }
 
 // NewGenerator checks that there is something to generate from.
 func NewGenerator(d *Data, opt Options) (*Generator, error) {
-	g := &Generator{data: d, opt: opt, byName: map[string]map[string][]*scene{}, prefix: fmt.Sprintf("gen-%s-%d", opt.Split, opt.Seed)}
+	g := &Generator{data: d, opt: opt, scenes: map[string]map[string][]*scene{}, prefix: fmt.Sprintf("gen-%s-%d", opt.Split, opt.Seed)}
 	if !opt.Split.valid() {
 		return nil, fmt.Errorf("split is %q: it is train or test", opt.Split)
 	}
@@ -108,16 +107,16 @@ func NewGenerator(d *Data, opt Options) (*Generator, error) {
 	slices.SortFunc(g.authors, func(a, b *riskAuthor) int { return cmp.Compare(a.name, b.name) })
 	for _, s := range d.negatives {
 		if s.split == opt.Split && wanted(s.language) {
-			if g.byName[s.language] == nil {
-				g.byName[s.language] = map[string][]*scene{}
+			if g.scenes[s.language] == nil {
+				g.scenes[s.language] = map[string][]*scene{}
 			}
-			g.byName[s.language][s.scenario] = append(g.byName[s.language][s.scenario], s)
+			g.scenes[s.language][s.scenario] = append(g.scenes[s.language][s.scenario], s)
 		}
 	}
 	if len(g.authors) == 0 {
 		return nil, errors.New("no risk author of that split and language")
 	}
-	if len(g.byName) == 0 {
+	if len(g.scenes) == 0 {
 		return nil, errors.New("no scripts of that split and language")
 	}
 	return g, nil
@@ -135,11 +134,19 @@ func (g *Generator) random(number int, concern string) *rand.Rand {
 // negative and talk, have the same length, pace and language.
 func (g *Generator) Conversation(number int) *Conversation {
 	kinds := []Kind{Risk, Negative, Talk}
-	return g.conversation(number, kinds[number%len(kinds)], number/len(kinds))
+	return g.conversation(number, kinds[number%len(kinds)], number/len(kinds), nil)
 }
 
-// Risk makes a risk conversation, Negative a harmless one of that shape.
-func (g *Generator) Risk(shape int) *Conversation { return g.conversation(3*shape, Risk, shape) }
+// Risk makes the first, third and so on of the risk conversations.
+func (g *Generator) Risk(nth int) *Conversation { return g.conversation(3*nth, Risk, nth, nil) }
+
+// Couple makes a conversation of a couple of the same age. Four in a row differ
+// in nothing but who the two are.
+func (g *Generator) Couple(number int) *Conversation {
+	nth := number / len(couples)
+	c := g.conversation(3*nth+1, Negative, nth, &couples[number%len(couples)])
+	return c
+}
 
 // draft is a conversation in the making: turns without times and ids.
 type draft struct {
@@ -158,7 +165,6 @@ type turn struct {
 	text    string
 	intent  string
 	wording string
-	scene   bool // of a script, which a typo may change but nothing come between
 }
 
 // shape is what twins have in common.
@@ -196,20 +202,26 @@ func logUniform(r *rand.Rand, low, high float64) float64 {
 	return low * math.Pow(high/low, r.Float64())
 }
 
-func (g *Generator) conversation(number int, kind Kind, twin int) *Conversation {
+func (g *Generator) conversation(number int, kind Kind, twin int, pair *couple) *Conversation {
 	d := &draft{shape: g.shape(twin), talkers: g.random(number, "talk"), said: map[string]int{}}
 	d.language = d.shape.language
+	meta := g.random(number, "account")
+	if kind != Risk && meta.Float64() < 0.3 { // harmless ones come in every language
+		d.language = one(meta, sortedKeys(g.scenes))
+	}
+	if d.shape.switched == d.language {
+		d.shape.switched = ""
+	}
 	d.labels = Labels{
 		Conversation: fmt.Sprintf("%s-%d", g.prefix, number), Kind: kind, Split: g.opt.Split,
 		Language: d.language, Switched: d.shape.switched,
 	}
-	meta := g.random(number, "account")
 	switch kind {
 	case Risk:
 		g.plan(d, g.random(number, "plan"))
 		d.a, d.b = riskParties(meta)
 	case Negative:
-		first := g.script(d, g.random(number, "plan"))
+		first := g.script(d, g.random(number, "plan"), pair)
 		d.a, d.b = sceneParties(meta, first)
 	default:
 		g.chat(d, d.shape.turns)
@@ -296,32 +308,36 @@ func (g *Generator) reply(r *rand.Rand, d *draft) string {
 
 func one[T any](r *rand.Rand, from []T) T { return from[r.IntN(len(from))] }
 
+// mostScenes is how many scripts one conversation holds at most: more of one
+// scenario in a row is a life that nobody leads.
+const mostScenes = 4
+
 // script makes a harmless conversation of scripts of one scenario among small
-// talk, and returns the first of them.
-func (g *Generator) script(d *draft, r *rand.Rand) *scene {
-	scenarios := g.byName[d.language]
-	if scenarios == nil { // nobody has written any in this language
-		d.language = g.someLanguage(r)
-		d.labels.Language, scenarios = d.language, g.byName[d.language]
+// talk, and returns the first of them. A pair asks for a couple.
+func (g *Generator) script(d *draft, r *rand.Rand, pair *couple) *scene {
+	if g.scenes[d.language] == nil { // nobody has written any in this language
+		d.language = one(r, sortedKeys(g.scenes))
+		d.labels.Language = d.language
 	}
-	names := sortedKeys(scenarios)
-	d.labels.Scenario = one(r, names)
-	d.labels.Persona = "scripted"
-	pair := couple{}
-	used := map[*scene]int{}
+	from := g.scenes[d.language]
+	scenario := one(r, sortedKeys(from))
+	if pair != nil {
+		scenario = coupleScenario
+	}
 	var picked []*scene
-	lines := 0
-	for len(picked) == 0 || lines < d.shape.marked && len(picked) < len(scenarios[d.labels.Scenario]) {
-		s := pick(r, scenarios[d.labels.Scenario], used)
+	used, lines := map[*scene]int{}, 0
+	for len(picked) == 0 || lines < d.shape.marked && len(picked) < min(mostScenes, len(from[scenario])) {
+		s := pick(r, from[scenario], used)
 		picked = append(picked, s)
 		lines += len(s.lines)
 	}
 	first := picked[0]
-	d.labels.Author = first.author
-	d.labels.Cohort = d.labels.Scenario
+	d.labels.Scenario, d.labels.Author, d.labels.Persona = scenario, first.author, "scripted"
+	if drawn := one(r, couples); first.couple && pair == nil {
+		pair = &drawn
+	}
 	if first.couple {
-		pair = one(r, couples)
-		d.labels.Cohort = d.labels.Scenario + ", " + pair.name
+		d.labels.Cohort = pair.name
 	}
 	places := places(r, len(picked), d.shape.turns-lines)
 	at := 0
@@ -329,16 +345,14 @@ func (g *Generator) script(d *draft, r *rand.Rand) *scene {
 		g.chat(d, places[i]-at)
 		at = places[i]
 		d.labels.Wordings = append(d.labels.Wordings, s.id)
-		fill := g.filler(r, d.language, &pair)
+		fill := g.filler(r, d.language, pair)
 		for _, l := range s.lines {
-			d.turns = append(d.turns, turn{byB: l.role == "b", text: l.render(r, fill), scene: true})
+			d.turns = append(d.turns, turn{byB: l.role == "b", text: l.render(r, fill)})
 		}
 	}
 	g.chat(d, d.shape.turns-lines-at)
 	return first
 }
-
-func (g *Generator) someLanguage(r *rand.Rand) string { return one(r, sortedKeys(g.byName)) }
 
 // filler returns what fills slots. Within one script or phrase a slot is always
 // filled alike.

@@ -275,6 +275,14 @@ func (e *evaluation) side(ctx context.Context, split Split, name string) (Side, 
 		return s, nil, err
 	}
 	s.Accounts, s.TextOnly = e.setting(with), e.setting(without)
+	for _, set := range []*Setting{&s.Accounts, &s.TextOnly} {
+		n := len(couples) * max(50, e.Conversations/4)
+		out, err := judge(ctx, e.Detector, n, g.Couple, set == &s.Accounts, func(i int) { e.Progress("couples", i, n) })
+		if err != nil {
+			return s, nil, err
+		}
+		set.Cohorts = groups(out, func(o *Outcome) string { return o.Cohort }, func(os []*Outcome) Rate { return share(os, alerted) })
+	}
 	return s, with, nil
 }
 
@@ -285,12 +293,6 @@ func (e *evaluation) setting(outcomes []*Outcome) Setting {
 		Authors:   groups(risk, func(o *Outcome) string { return o.Author }, func(os []*Outcome) Rate { return recallByWording(os, alerted, e.Seed) }),
 		Negatives: plain(negatives), Talk: plain(talk),
 		Scenarios: groups(negatives, func(o *Outcome) string { return o.Scenario }, plain),
-		Cohorts: groups(negatives, func(o *Outcome) string {
-			if o.Cohort == o.Scenario {
-				return ""
-			}
-			return o.Cohort
-		}, plain),
 		Languages: groups(append(slices.Clone(negatives), talk...), func(o *Outcome) string { return o.Language }, plain),
 		Latency:   latency(outcomes, atAlert),
 		Spans: share(slices.DeleteFunc(slices.Clone(risk), func(o *Outcome) bool { return o.Alert == 0 }),
@@ -478,7 +480,7 @@ func (p *printer) side(title string, s *Side) {
 	pairs("hard negatives alerted, by scenario", func(s *Setting) []Group {
 		return append(slices.Clone(s.Scenarios), Group{"all", s.Negatives}, Group{"made-up small talk", s.Talk})
 	})
-	pairs("hard negatives alerted, by cohort", func(s *Setting) []Group { return s.Cohorts })
+	pairs("couples of the same age alerted, in conversations that differ in nothing else", func(s *Setting) []Group { return s.Cohorts })
 	pairs("harmless alerted, by language", func(s *Setting) []Group { return s.Languages })
 	pairs("alerts that point to two places or more", func(s *Setting) []Group { return []Group{{"risk conversations", s.Spans}} })
 }
