@@ -141,11 +141,22 @@ func (g *Generator) Conversation(number int) *Conversation {
 func (g *Generator) Risk(nth int) *Conversation { return g.conversation(3*nth, Risk, nth, nil) }
 
 // Couple makes a conversation of a couple of the same age. Four in a row differ
-// in nothing but who the two are.
+// in nothing but who the two are. It is nil where nobody wrote any of that split.
 func (g *Generator) Couple(number int) *Conversation {
+	if !g.hasCouples() {
+		return nil
+	}
 	nth := number / len(couples)
-	c := g.conversation(3*nth+1, Negative, nth, &couples[number%len(couples)])
-	return c
+	return g.conversation(3*nth+1, Negative, nth, &couples[number%len(couples)])
+}
+
+func (g *Generator) hasCouples() bool {
+	for _, scenarios := range g.scenes {
+		if len(scenarios[coupleScenario]) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // draft is a conversation in the making: turns without times and ids.
@@ -315,8 +326,12 @@ const mostScenes = 4
 // script makes a harmless conversation of scripts of one scenario among small
 // talk, and returns the first of them. A pair asks for a couple.
 func (g *Generator) script(d *draft, r *rand.Rand, pair *couple) *scene {
-	if g.scenes[d.language] == nil { // nobody has written any in this language
-		d.language = one(r, sortedKeys(g.scenes))
+	languages := sortedKeys(g.scenes)
+	if pair != nil {
+		languages = slices.DeleteFunc(languages, func(l string) bool { return len(g.scenes[l][coupleScenario]) == 0 })
+	}
+	if !slices.Contains(languages, d.language) { // nobody has written any in this language
+		d.language = one(r, languages)
 		d.labels.Language = d.language
 	}
 	from := g.scenes[d.language]

@@ -276,6 +276,9 @@ func (e *evaluation) side(ctx context.Context, split Split, name string) (Side, 
 	}
 	s.Accounts, s.TextOnly = e.setting(with), e.setting(without)
 	for _, set := range []*Setting{&s.Accounts, &s.TextOnly} {
+		if !g.hasCouples() {
+			continue
+		}
 		n := len(couples) * max(50, e.Conversations/4)
 		out, err := judge(ctx, e.Detector, n, g.Couple, set == &s.Accounts, func(i int) { e.Progress("couples", i, n) })
 		if err != nil {
