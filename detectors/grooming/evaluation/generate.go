@@ -133,9 +133,12 @@ func (g *Generator) random(number int, concern string) *rand.Rand {
 // Conversation makes the conversation of a number. Three in a row, of risk,
 // negative and talk, have the same length, pace and language.
 func (g *Generator) Conversation(number int) *Conversation {
-	kinds := []Kind{Risk, Negative, Talk}
-	return g.conversation(number, kinds[number%len(kinds)], number/len(kinds), nil)
+	return g.conversation(number, kindOf(number), number/len(kinds), nil)
 }
+
+var kinds = []Kind{Risk, Negative, Talk}
+
+func kindOf(number int) Kind { return kinds[number%len(kinds)] }
 
 // Risk makes the first, third and so on of the risk conversations.
 func (g *Generator) Risk(nth int) *Conversation { return g.conversation(3*nth, Risk, nth, nil) }
@@ -175,7 +178,7 @@ type turn struct {
 	byB     bool
 	text    string
 	intent  string
-	wording string
+	wording string // of the phrase or script; "" for small talk
 }
 
 // shape is what twins have in common.
@@ -214,6 +217,17 @@ func logUniform(r *rand.Rand, low, high float64) float64 {
 }
 
 func (g *Generator) conversation(number int, kind Kind, twin int, pair *couple) *Conversation {
+	d := g.sketch(number, kind, twin, pair)
+	family := g.family(d, g.random(number, "family"))
+	return g.write(d, family, g.random(number, "noise"), g.random(number, "disguise"), g.random(number, "time"))
+}
+
+// draft makes what [Generator.Conversation] writes down.
+func (g *Generator) draft(number int) *draft {
+	return g.sketch(number, kindOf(number), number/len(kinds), nil)
+}
+
+func (g *Generator) sketch(number int, kind Kind, twin int, pair *couple) *draft {
 	d := &draft{shape: g.shape(twin), talkers: g.random(number, "talk"), said: map[string]int{}}
 	d.language = d.shape.language
 	meta := g.random(number, "account")
@@ -238,8 +252,7 @@ func (g *Generator) conversation(number int, kind Kind, twin int, pair *couple) 
 		g.chat(d, d.shape.turns)
 		d.a, d.b = talkParties(meta)
 	}
-	family := g.family(d, g.random(number, "family"))
-	return g.write(d, family, g.random(number, "noise"), g.random(number, "disguise"), g.random(number, "time"))
+	return d
 }
 
 // family draws how risk turns are disguised, where they are.
@@ -362,7 +375,7 @@ func (g *Generator) script(d *draft, r *rand.Rand, pair *couple) *scene {
 		d.labels.Wordings = append(d.labels.Wordings, s.id)
 		fill := g.filler(r, d.language, pair)
 		for _, l := range s.lines {
-			d.turns = append(d.turns, turn{byB: l.role == "b", text: l.render(r, fill)})
+			d.turns = append(d.turns, turn{byB: l.role == "b", text: l.render(r, fill), wording: s.id})
 		}
 	}
 	g.chat(d, d.shape.turns-lines-at)

@@ -55,7 +55,7 @@ type Check struct {
 	Says    string `json:"says"`
 	Split   Split  `json:"split"`
 	Noticed Rate   `json:"noticed"` // risky lines in which the label was found
-	Left    Rate   `json:"left"`    // harmless twins in which it was not
+	Left    Rate   `json:"left"`    // harmless twins in which it was not, or less than half as strongly
 	Passed  Rate   `json:"passed"`  // pairs with both
 }
 
@@ -71,22 +71,22 @@ func groomCheck(ctx context.Context, det pipeline.Detector, d *Data, seed uint64
 				g := Generator{opt: Options{Seed: seed}}
 				risk = fam.apply(g.random(i, f.name), risk)
 			}
-			hit, err := cues(ctx, det, risk, p.Label)
+			hit, err := cue(ctx, det, risk, p.Label)
 			if err != nil {
 				return nil, err
 			}
-			miss, err := cues(ctx, det, p.Benign, p.Label)
+			twin, err := cue(ctx, det, p.Benign, p.Label)
 			if err != nil {
 				return nil, err
 			}
-			if hit {
+			if hit > 0 {
 				noticed++
 			}
-			if !miss {
+			if twin == 0 || twin < hit/2 {
 				left++
-			}
-			if hit && !miss {
-				passed++
+				if hit > 0 {
+					passed++
+				}
 			}
 		}
 		n := len(f.pairs)
@@ -95,15 +95,16 @@ func groomCheck(ctx context.Context, det pipeline.Detector, d *Data, seed uint64
 	return out, nil
 }
 
-// cues reports whether the detector finds the label in a line by itself.
-func cues(ctx context.Context, det pipeline.Detector, text, label string) (bool, error) {
+// cue returns how strongly the detector finds the label in a line by itself.
+func cue(ctx context.Context, det pipeline.Detector, text, label string) (float64, error) {
 	a, err := det.Detect(ctx, &pipeline.Item{Message: &pipeline.Message{
 		ID: "m", ConversationID: "c", Sender: pipeline.Party{ID: "a"}, Recipients: []pipeline.Party{{ID: "b"}}, Text: pipeline.NewText(text),
 	}})
+	strongest := 0.
 	for i := range a.Findings {
 		if a.Findings[i].Label == label {
-			return true, err
+			strongest = max(strongest, a.Findings[i].Score)
 		}
 	}
-	return false, err
+	return strongest, err
 }
