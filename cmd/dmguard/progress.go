@@ -62,3 +62,35 @@ func (p *progress) end() {
 		fmt.Fprint(p.w, "\r\x1b[K")
 	}
 }
+
+// partProgress shows the parts of a job, a bar each.
+type partProgress struct {
+	make func(part string) *progress
+
+	mu   sync.Mutex
+	part string
+	bar  *progress
+	most int
+}
+
+// set draws how much of a part is done. Calls may come out of order.
+func (p *partProgress) set(part string, done, total int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar == nil || part != p.part {
+		if p.bar != nil {
+			p.bar.end()
+		}
+		p.part, p.bar, p.most = part, p.make(part), 0
+	}
+	p.most = max(p.most, done)
+	p.bar.set(int64(p.most), int64(total))
+}
+
+func (p *partProgress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar != nil {
+		p.bar.end()
+	}
+}

@@ -56,3 +56,7 @@ func (l *label) UnmarshalYAML(n *yaml.Node) error {
 	*l = label(i)
 	return nil
 }
+
+// Labels returns the names of the behaviours that the detector tells apart, in
+// the order of their numbers.
+func Labels() []string { return slices.Clone(labelNames[:]) }
