@@ -27,9 +27,10 @@ var mayImport = map[string][]string{
 	"pipeline/media":    {"pipeline"},
 	"pipeline/state":    {"pipeline"},
 
-	"detectors":           {"detectors/...", "hashdb", "pipeline"},
-	"detectors/grooming":  {"hashdb", "pipeline"},
-	"detectors/hashmatch": {"hashdb", "hashdb/pdq", "pipeline", "pipeline/media"},
+	"detectors":                   {"detectors/...", "hashdb", "pipeline"},
+	"detectors/grooming":          {"hashdb", "pipeline"},
+	"detectors/grooming/training": {"detectors/grooming", "pipeline"},
+	"detectors/hashmatch":         {"hashdb", "hashdb/pdq", "pipeline", "pipeline/media"},
 
 	"reviewqueue":          {"pipeline", "reviewqueue/access", "reviewqueue/audit", "reviewqueue/evidence"},
 	"reviewqueue/access":   {"pipeline"},

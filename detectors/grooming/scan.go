@@ -8,11 +8,13 @@ type span struct{ start, end int }
 // maxSpans is how many places in a message are shown for one label.
 const maxSpans = 3
 
-// cue is what a message says for one label: its strongest phrase, and where.
+// cue is what a message says for one label: its strongest phrase, or what the
+// message model says where that is more, and where.
 type cue struct {
 	weight    float32
 	rule      uint32
 	disguised bool
+	bans      float64        // of the message model, where it says more than the rules
 	spans     [maxSpans]span // of the original
 	n         int
 }
@@ -25,6 +27,8 @@ type scratch struct {
 	allows           int
 	gaps             []gap
 	generation       uint32
+	factor           [labels]float32 // that the allow-cues leave of cues
+	reading          reading
 }
 
 // maxAllowed is how many allow-cues of one message are looked at.
@@ -96,7 +100,7 @@ func (l *lexicon) scan(text string, s *scratch) {
 // weaken applies the allow-cues that are not part of a cue: "don't tell your
 // mom" holds "tell your mom".
 func (l *lexicon) weaken(s *scratch) {
-	var factor [labels]float32
+	factor := &s.factor
 	for i := range factor {
 		factor[i] = 1
 	}
@@ -235,11 +239,16 @@ func (l *lexicon) scanSquashed(text string, s *scratch) {
 	}
 }
 
-// add takes in one more place, keeping the strongest ones in order.
+// add takes in one more place that a rule found.
 func (c *cue) add(id uint32, weight float32, sp span, disguised bool) {
 	if weight > c.weight {
 		c.weight, c.rule, c.disguised = weight, id, disguised
 	}
+	c.place(sp)
+}
+
+// place takes in where a cue stands, keeping the first places in order.
+func (c *cue) place(sp span) {
 	for i := range c.n {
 		if o := &c.spans[i]; sp.start < o.end && o.start < sp.end {
 			o.start, o.end = min(o.start, sp.start), max(o.end, sp.end)
