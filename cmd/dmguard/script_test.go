@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,6 +100,11 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 			t.Fatal(err)
 		}
 		write("picture.png", string(picture))
+		write("texts.ndjson", `{"text":"what a storm","labels":["gift"],"author":"a","split":"train"}`+"\n")
+		write("everyday.ndjson", everyday(100))
+		if name == "dmguard model show" {
+			mustRun(t, "model", "train", "--data", "texts.ndjson", "--benign", "everyday.ndjson", "--licence", "texts=none", "--licence", "everyday=none", "--out", "grooming.model")
+		}
 	}
 	const needsServers, needsAnotherKey = "server", "key"
 	special := map[string]string{
@@ -126,6 +132,15 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 			t.Errorf("%s: status %d: %s", c.example, status, errs.String())
 		}
 	})
+}
+
+// everyday returns n messages, each of its own conversation.
+func everyday(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(simple(fmt.Sprint("m-", i), fmt.Sprint("c-", i), fmt.Sprintf(`,"text":"the bus leaves at %d"`, i)) + "\n")
+	}
+	return b.String()
 }
 
 func mustRun(t *testing.T, args ...string) {
