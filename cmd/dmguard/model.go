@@ -169,14 +169,14 @@ func writeIndented(w io.Writer, v any) error {
 func printSummary(w io.Writer, name string, s *training.Summary) error {
 	fmt.Fprintf(w, "%s: %d bytes, %d rows, trained on %d texts; %d test texts are also in training\n\n", name, s.File, s.Rows, s.Messages, s.Leaked)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "test texts of\thow many\twith 2 bans\twith 3 bans\t")
+	fmt.Fprintln(tw, "test texts of\thow many\twith 2 bans\twith 3 bans\tother labels with 3 bans\t")
 	for _, l := range s.Labels {
 		if l.Texts > 0 {
-			fmt.Fprintf(tw, "%s\t%d\t%.3f\t%.3f\t\n", l.Label, l.Texts, l.Bans2, l.Bans3)
+			fmt.Fprintf(tw, "%s\t%d\t%.3f\t%.3f\t%.3f\t\n", l.Label, l.Texts, l.Bans2, l.Bans3, l.Others)
 		}
 	}
 	for _, b := range s.Benign {
-		fmt.Fprintf(tw, "%s, without a label\t%d\t%.5f\t%.5f\t\n", b.Name, b.Texts, b.Bans2, b.Bans3)
+		fmt.Fprintf(tw, "%s, without a label\t%d\t%.5f\t%.5f\t\t\n", b.Name, b.Texts, b.Bans2, b.Bans3)
 	}
 	return tw.Flush()
 }

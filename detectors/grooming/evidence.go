@@ -25,6 +25,11 @@ var modelWeights = [labels]float32{
 	pressure:         1.3,
 }
 
+// modelCues is for how many labels at most the model adds to what a message
+// says, those with the most evidence: no single message is to look like a whole
+// conversation to it.
+const modelCues = 2
+
 // noRule is the rule of a cue that the model alone found.
 const noRule = ^uint32(0)
 
@@ -32,25 +37,46 @@ const noRule = ^uint32(0)
 func (m *MessageModel) read(s *scratch) {
 	r := &s.reading
 	m.score(s.folded.b, r)
-	for l := range labels {
-		if r.windows[l].to == 0 {
-			return // not a word
-		}
-		bans := m.bans(l, r.scores[l])
-		weight := modelWeight(l, bans) * s.factor[l]
-		c := &s.cues[l]
-		if weight < minCue || weight <= c.weight {
-			continue
-		}
-		if c.n == 0 {
-			c.rule = noRule
-		}
-		c.weight, c.bans = weight, bans
-		words, _ := m.shares(s.folded.b, r.windows[l], l, &r.x)
-		at := strongest(words)
-		from, to := s.folded.original(at.start, at.end)
-		c.place(span{from, to})
+	if r.windows[0].to == 0 {
+		return // not a word
 	}
+	var bans [labels]float64
+	var beyond [labels]float32 // the last step of the calibration, where bans are alike
+	for l := range labels {
+		if e := m.bans(l, r.scores[l]); e > leastBans {
+			bans[l], beyond[l] = e, r.scores[l]-m.tails[l][len(m.tails[l])-1]
+		}
+	}
+	for range modelCues {
+		best := ageProbe
+		for l := range labels {
+			if bans[l] > bans[best] || bans[l] == bans[best] && beyond[l] > beyond[best] {
+				best = l
+			}
+		}
+		if bans[best] == 0 {
+			return
+		}
+		m.cue(s, best, bans[best])
+		bans[best] = 0
+	}
+}
+
+// cue adds what the model says of one label.
+func (m *MessageModel) cue(s *scratch, l label, bans float64) {
+	weight := modelWeight(l, bans) * s.factor[l]
+	c := &s.cues[l]
+	if weight < minCue || weight <= c.weight {
+		return
+	}
+	if c.n == 0 {
+		c.rule = noRule
+	}
+	c.weight, c.bans = weight, bans
+	words, _ := m.shares(s.folded.b, s.reading.windows[l], l, &s.reading.x)
+	at := strongest(words)
+	from, to := s.folded.original(at.start, at.end)
+	c.place(span{from, to})
 }
 
 // modelWeight is 0 below leastBans and never falls with bans.

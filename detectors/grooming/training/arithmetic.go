@@ -33,7 +33,7 @@ const (
 // sigmoids are values of the logistic function from -sigmoidRange to sigmoidRange.
 var sigmoids = func() (t [2*sigmoidRange*sigmoidSteps + 1]float32) {
 	for i := range t {
-		x := float64(i)/sigmoidSteps - sigmoidRange
+		x := float64(i-sigmoidRange*sigmoidSteps) / sigmoidSteps
 		t[i] = float32(1 / (1 + exponential(-x)))
 	}
 	return t

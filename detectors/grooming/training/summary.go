@@ -29,6 +29,9 @@ type LabelSummary struct {
 	Texts int     `json:"texts"`
 	Bans2 float64 `json:"share_with_2_bans"`
 	Bans3 float64 `json:"share_with_3_bans"`
+
+	// Others is how many labels that a text does not have have 3 bans, on average.
+	Others float64 `json:"other_labels_with_3_bans"`
 }
 
 // CorpusSummary is how many test texts without a label have evidence for any.
@@ -67,10 +70,18 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 				s.Leaked++
 			}
 			most := 0.
-			for l, bans := range m.Evidence(t.Text) {
+			evidence := m.Evidence(t.Text)
+			others := 0.
+			for l, bans := range evidence {
+				if bans >= 3 && t.Labels>>l&1 == 0 {
+					others++
+				}
+			}
+			for l, bans := range evidence {
 				most = max(most, bans)
 				if t.Labels>>l&1 == 1 {
 					count(&s.Labels[l].Texts, &s.Labels[l].Bans2, &s.Labels[l].Bans3, bans)
+					s.Labels[l].Others += others
 				}
 			}
 			if t.Labels == 0 {
@@ -86,6 +97,7 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 		if n := float64(s.Labels[l].Texts); n > 0 {
 			s.Labels[l].Bans2 /= n
 			s.Labels[l].Bans3 /= n
+			s.Labels[l].Others /= n
 		}
 	}
 	return s, nil

@@ -241,14 +241,21 @@ func each(corpora []*Corpus, f func(t *Text, hashes []uint64, first bool)) {
 	}
 }
 
+// seen returns the rows of an example, now and then with those of a benign one.
+// Without that a text would be told by how short it is, and by what it lacks.
+func (n *network) seen(e *example) []uint32 {
+	rows := n.features[e.first:e.last]
+	if e.labels == 0 || float64(n.intn(1<<20)) >= n.cfg.Mixed*(1<<20) {
+		return rows
+	}
+	b := &n.examples[n.benign[n.intn(len(n.benign))]]
+	n.mixed = append(append(n.mixed[:0], rows...), n.features[b.first:b.last]...)
+	return n.mixed
+}
+
 // learn makes one step towards what an example says.
 func (n *network) learn(e *example, rate float32) {
-	rows := n.features[e.first:e.last]
-	if e.labels != 0 && n.cfg.Mixed > 0 && float64(n.intn(1<<20)) < n.cfg.Mixed*(1<<20) {
-		b := &n.examples[n.benign[n.intn(len(n.benign))]]
-		n.mixed = append(append(n.mixed[:0], rows...), n.features[b.first:b.last]...)
-		rows = n.mixed
-	}
+	rows := n.seen(e)
 	if len(rows) == 0 {
 		return
 	}
