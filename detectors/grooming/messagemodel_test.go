@@ -127,7 +127,7 @@ func TestWhatWordsAddedIsExactlyTheScore(t *testing.T) {
 		for l := range labels {
 			w := r.windows[l]
 			if w.to == 0 {
-				if len(strings.Trim(text, " !?\xff\xfe")) > 0 && slices.ContainsFunc(v.b, func(b byte) bool { return kind[b] == inWord }) {
+				if slices.ContainsFunc(v.b, func(b byte) bool { return kind[b] == inWord }) {
 					t.Errorf("%.20q: no window", text)
 				}
 				continue

@@ -140,8 +140,8 @@ func read(path, licence string, take func([]byte, *Corpus) error) (*Corpus, erro
 	}
 	defer f.Close()
 	sum := sha256.New()
-	var in io.Reader = io.TeeReader(f, sum)
-	whole := in
+	whole := io.TeeReader(f, sum)
+	in := whole
 	if strings.HasSuffix(path, ".zst") {
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 		if err != nil {
