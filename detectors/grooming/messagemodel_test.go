@@ -74,9 +74,9 @@ func madeModel(t testing.TB, seed uint64, texts ...string) *MessageModel {
 	return loaded(t, madeFile(t, seed, 12, texts...))
 }
 
-// phraseModel knows one phrase, as the label says, and nothing else: every
-// message that has it has the most evidence for the label.
-func phraseModel(t testing.TB, l label, phrase string) *MessageModel {
+// phraseModel knows one phrase, as the labels say, the more the later, and
+// nothing else: every message that has it has the most evidence for them.
+func phraseModel(t testing.TB, phrase string, of ...label) *MessageModel {
 	t.Helper()
 	const bits = 16
 	rows := map[uint32]ModelRow{}
@@ -85,7 +85,9 @@ func phraseModel(t testing.TB, l label, phrase string) *MessageModel {
 		for _, h := range hashes {
 			r := ModelRow{}
 			r.Row, r.Check = Slot(h, bits)
-			r.Weights[l] = 100
+			for i, l := range of {
+				r.Weights[l] = int8(100 + i)
+			}
 			rows[r.Row] = r
 		}
 	})
@@ -246,7 +248,7 @@ func FuzzBlocksHoldAllWords(f *testing.F) {
 
 func TestPaddingDoesNotHide(t *testing.T) {
 	const phrase = "the purple elephant plays chess"
-	m := phraseModel(t, gift, phrase)
+	m := phraseModel(t, phrase, gift)
 	plain := m.Evidence(phrase)[gift]
 	if plain < 3 {
 		t.Fatalf("%v bans without padding", plain)
@@ -467,7 +469,7 @@ func TestTheModelOnlyAddsToWhatTheRulesFind(t *testing.T) {
 }
 
 func TestModelEvidenceIsFoundInTheOriginalAndSaysWhy(t *testing.T) {
-	d := detector(t).With(phraseModel(t, gift, "purple elephant plays chess"))
+	d := detector(t).With(phraseModel(t, "purple elephant plays chess", gift))
 	for text, want := range map[string]string{
 		"ok. My purple ELEPHANT plays chess, you know?":                             "purple ELEPHANT plays chess",
 		"xx рurрlе elephant plауs chess xx":                                         "рurрlе elephant plауs chess",
@@ -491,7 +493,7 @@ func TestModelEvidenceIsFoundInTheOriginalAndSaysWhy(t *testing.T) {
 }
 
 func TestAllowCuesLowerTheModelToo(t *testing.T) {
-	d := detector(t).With(phraseModel(t, secrecy, "purple elephant plays chess"))
+	d := detector(t).With(phraseModel(t, "purple elephant plays chess", secrecy))
 	score := func(text string) float64 {
 		for _, f := range say(t, newReplay(d), text)[0].Findings {
 			if f.Label == "secrecy" {
@@ -502,6 +504,18 @@ func TestAllowCuesLowerTheModelToo(t *testing.T) {
 	}
 	if plain, lowered := score("purple elephant plays chess"), score("its a surprise party, purple elephant plays chess"); plain == 0 || lowered > plain/2 {
 		t.Errorf("%v, and %v beside an allow-cue", plain, lowered)
+	}
+}
+
+func TestTheModelSpeaksForTwoLabelsOfAMessageAtMost(t *testing.T) {
+	d := detector(t).With(phraseModel(t, "purple elephant plays chess", pressure, gift, placeProbe, meetUp, imageRequest))
+	r := newReplay(d)
+	var got []string
+	for _, f := range say(t, r, "purple elephant plays chess")[0].Findings {
+		got = append(got, f.Label)
+	}
+	if want := []string{"image_request", "meet_up"}; !slices.Equal(got, want) { // where it is farthest beyond the calibration
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 
@@ -530,7 +544,7 @@ func TestTheVersionNamesTheModel(t *testing.T) {
 }
 
 func TestEvidenceIsWhatTheCalibrationSays(t *testing.T) {
-	m := phraseModel(t, gift, "x")
+	m := phraseModel(t, "x", gift)
 	m.tails[gift] = []float32{-1, 0, 0, 2}
 	for score, want := range map[float32]float64{-2: 0, -1: 0.1, -0.5: 0.1, 0: 0.3, 1: 0.3, 2: 0.4, 99: 0.4} {
 		if got := m.bans(gift, score); got != want {
