@@ -1,5 +1,5 @@
-// Package configs holds the reference configuration, the rule packs and the
-// schemas of a configuration file's sections, embedded in the binary, and reads
+// Package configs holds the reference configuration, the rule packs, the message
+// model and the schemas of a configuration file's sections, embedded in the binary, and reads
 // configuration strictly: an unknown key is a fault, and every fault is
 // reported at once, with its line.
 //
@@ -34,6 +34,19 @@ func Rules() fs.FS {
 		panic(err) // the name is a constant
 	}
 	return sub
+}
+
+//go:embed models
+var models embed.FS
+
+// MessageModel returns the message model that comes with the program, as its
+// file, or nil where none does.
+func MessageModel() []byte {
+	data, err := models.ReadFile("models/grooming.model")
+	if err != nil {
+		return nil
+	}
+	return data
 }
 
 // unknownKey matches how the YAML package says that a key is not known: with

@@ -30,6 +30,9 @@ type Deps struct {
 
 	// RulePacks are the files of grooming's rule packs, by name.
 	RulePacks map[string][]byte
+
+	// MessageModel is grooming's model; nil for none.
+	MessageModel *grooming.MessageModel
 }
 
 // Build returns the detectors that cfg turns on, or every fault of their
@@ -39,7 +42,13 @@ func Build(cfg Config, deps Deps) ([]pipeline.Detector, error) {
 	var b builder
 	add(&b, "canary", cfg.Canary, func(CanaryConfig) (*canary, error) { return newCanary(deps.Canary) })
 	add(&b, "hashmatch", cfg.Hashmatch, func(c hashmatch.Config) (*hashmatch.Detector, error) { return hashmatch.New(c, deps.Lists) })
-	add(&b, "grooming", cfg.Grooming, func(c grooming.Config) (*grooming.Detector, error) { return grooming.New(c, deps.RulePacks) })
+	add(&b, "grooming", cfg.Grooming, func(c grooming.Config) (*grooming.Detector, error) {
+		d, err := grooming.New(c, deps.RulePacks)
+		if err != nil {
+			return nil, err
+		}
+		return d.With(deps.MessageModel), nil
+	})
 	return b.detectors, errors.Join(b.errs...)
 }
 

@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"detectors":                     {"detectors/...", "hashdb", "pipeline"},
 	"detectors/grooming":            {"hashdb", "pipeline"},
 	"detectors/grooming/evaluation": {"detectors/grooming", "pipeline"},
+	"detectors/grooming/training":   {"detectors/grooming", "pipeline"},
 	"detectors/hashmatch":           {"hashdb", "hashdb/pdq", "pipeline", "pipeline/media"},
 
 	"reviewqueue":          {"pipeline", "reviewqueue/access", "reviewqueue/audit", "reviewqueue/evidence"},

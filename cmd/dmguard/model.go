@@ -21,8 +21,8 @@ import (
 func modelCommand() *command {
 	return &command{
 		name:    "model",
-		summary: "make conversations up, and measure the grooming detector over them and over yours",
-		group:   []*command{modelGenerateCommand(), modelEvalCommand()},
+		summary: "the grooming detector: conversations made up, its message model, its errors",
+		group:   []*command{modelGenerateCommand(), modelTrainCommand(), modelShowCommand(), modelEvalCommand()},
 	}
 }
 

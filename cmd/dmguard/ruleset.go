@@ -22,6 +22,7 @@ import (
 
 	"github.com/dmguard/dmguard/configs"
 	"github.com/dmguard/dmguard/detectors"
+	"github.com/dmguard/dmguard/detectors/grooming"
 	"github.com/dmguard/dmguard/detectors/hashmatch"
 	"github.com/dmguard/dmguard/hashdb"
 	"github.com/dmguard/dmguard/hashdb/lists"
@@ -69,6 +70,7 @@ type rules struct {
 	limits   media.Config   // in force: they do not reload
 	sandbox  *media.Sandbox // nil where pictures are decoded in this process
 	stamp    string
+	model    string // file of the message model that was asked for last, also where it was refused; "" for none
 }
 
 // close ends the processes that decode.
@@ -142,7 +144,12 @@ func (r *rules) examiner(ctx context.Context, cfg media.Config, log *zap.Logger)
 func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	loaded, err := r.loadLists(cfg, log)
 	packs, perr := rulePacks(cfg)
-	if err := errors.Join(err, perr); err != nil {
+	r.model = ""
+	if g := cfg.Detectors.Grooming; g != nil && g.Model != grooming.NoModel {
+		r.model = g.Model
+	}
+	reader, merr := messageModel(cfg)
+	if err := errors.Join(err, perr, merr); err != nil {
 		return err
 	}
 	var set *hashdb.Set
@@ -152,7 +159,7 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if r.opt.canary == "" {
 		cfg.Detectors.Canary = nil // there is nothing to look for
 	}
-	catalogue, err := detectors.Build(cfg.Detectors, detectors.Deps{Lists: set, RulePacks: packs, Canary: r.opt.canary})
+	catalogue, err := detectors.Build(cfg.Detectors, detectors.Deps{Lists: set, RulePacks: packs, MessageModel: reader, Canary: r.opt.canary})
 	if err != nil {
 		return err
 	}
@@ -160,7 +167,11 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	ruleset, err := digest(cfg.Detectors, r.limits, packs, cfg.Lists.Settings)
+	named := []any{cfg.Detectors, r.limits, packs, cfg.Lists.Settings}
+	if reader != nil {
+		named = append(named, reader.Digest())
+	}
+	ruleset, err := digest(named...)
 	if err != nil {
 		return err
 	}
@@ -322,6 +333,37 @@ func readPack(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxPack))
 }
 
+// messageModel reads the model that the configuration wants, nil for none.
+func messageModel(cfg *Config) (*grooming.MessageModel, error) {
+	if cfg.Detectors.Grooming == nil {
+		return nil, nil
+	}
+	data, name := configs.MessageModel(), "the model of this program"
+	switch path := cfg.Detectors.Grooming.Model; path {
+	case grooming.NoModel:
+		return nil, nil
+	case "":
+		if data == nil {
+			return nil, nil
+		}
+	default:
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("detectors.grooming.model: %w", err)
+		}
+		defer f.Close()
+		if data, err = io.ReadAll(io.LimitReader(f, grooming.MaxModelBytes+1)); err != nil {
+			return nil, fmt.Errorf("detectors.grooming.model: %w", err)
+		}
+		name = path
+	}
+	m, err := grooming.LoadModel(data)
+	if err != nil {
+		return nil, fmt.Errorf("detectors.grooming.model: %s: %w", name, err)
+	}
+	return m, nil
+}
+
 // reload reads everything again. Where anything is at fault the last good rules
 // stay in force as a whole.
 func (r *rules) reload(log *zap.Logger) error {
@@ -394,6 +436,9 @@ func (r *rules) fingerprint() string {
 	dir := r.opt.lists
 	if r.config != nil {
 		dir = r.listsDir(r.config)
+	}
+	if r.model != "" {
+		note(r.model)
 	}
 	if dir != "" {
 		entries, err := os.ReadDir(dir)

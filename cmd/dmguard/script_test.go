@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,6 +104,11 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 		mustRun(t, "lists", "key", "new", "signer", "signer.key")
 		write("known.csv", "kind,hash,entry,category\nmd5,0123456789abcdef0123456789abcdef,e-1,\n")
 		mustRun(t, "lists", "import", "--format", "csv", "--list", "signed", "known.csv")
+		write("texts.ndjson", `{"text":"what a storm","labels":["gift"],"author":"a","split":"train"}`+"\n")
+		write("everyday.ndjson", everyday(100))
+		if name == "dmguard model show" {
+			mustRun(t, "model", "train", "--data", "texts.ndjson", "--benign", "everyday.ndjson", "--licence", "texts=none", "--licence", "everyday=none", "--out", "grooming.model")
+		}
 	}
 	const needsServers, needsAnotherKey = "server", "key"
 	special := map[string]string{
@@ -130,6 +136,15 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 			t.Errorf("%s: status %d: %s", c.example, status, errs.String())
 		}
 	})
+}
+
+// everyday returns n messages, each of its own conversation.
+func everyday(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(simple(fmt.Sprint("m-", i), fmt.Sprint("c-", i), fmt.Sprintf(`,"text":"the bus leaves at %d"`, i)) + "\n")
+	}
+	return b.String()
 }
 
 func mustRun(t *testing.T, args ...string) {

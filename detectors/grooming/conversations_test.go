@@ -58,8 +58,30 @@ func conversations(t testing.TB) (map[string]expectation, []*pipeline.Message) {
 }
 
 func TestMadeUpConversationsEndAsExpected(t *testing.T) {
+	for name, d := range detectors(t) {
+		t.Run(name, func(t *testing.T) { endAsExpected(t, d) })
+	}
+}
+
+// detectors returns the detector with the rules alone, and as it is shipped.
+func detectors(t testing.TB) map[string]*Detector {
+	t.Helper()
+	d := detector(t)
+	all := map[string]*Detector{"rules": d}
+	data, err := os.ReadFile("../../configs/models/grooming.model")
+	switch {
+	case err == nil:
+		all["rules and model"] = d.With(loaded(t, data))
+	case !os.IsNotExist(err):
+		t.Fatal(err)
+	}
+	return all
+}
+
+func endAsExpected(t *testing.T, d *Detector) {
+	t.Helper()
 	expected, messages := conversations(t)
-	r := newReplay(detector(t))
+	r := newReplay(d)
 	alerted, risk := map[string]bool{}, map[string]float64{}
 	for _, m := range messages {
 		a := r.judge(t, m)

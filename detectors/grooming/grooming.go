@@ -6,7 +6,9 @@
 //
 // A message is folded ([view]: look-alikes, invisible characters, stretched and
 // disguised writing), searched in one pass for the wordings of the rule packs and
-// for the ideas that their frames join whatever the words, and what it says is added to the conversation's state, per sender. The risk
+// for the ideas that their frames join whatever the words, read by a trained
+// [MessageModel] where there is one, for wordings that no rule has, and what it
+// says is added to the conversation's state, per sender. The risk
 // of a conversation is the greatest of its senders'. No single cue raises an
 // alert, and account data never do by themselves. User names, links, addresses
 // and numbers are known by their form and make a wish to go on elsewhere
@@ -17,8 +19,9 @@
 // than was alerted before, one finding without a label asks for action. Nothing
 // is kept of a conversation in which nothing was found, and never a text.
 //
-// What it does not do: it knows the wordings of its packs and close variants of
-// them, not what was meant; weights and thresholds are set by hand and were
+// What it does not do: it knows the wordings of its packs and of the texts that
+// its model was trained on, and variants of them, not what was meant; weights and
+// thresholds are set by hand and were
 // held to made-up conversations and everyday chat, not to real cases; it does
 // not look at pictures, and not at who is a child beyond the ages that a
 // platform supplies.
@@ -58,7 +61,15 @@ type Config struct {
 	// Packs are files of rule packs beside those that come with the program.
 	// Whoever calls [New] has read them.
 	Packs []string `yaml:"packs"`
+
+	// Model is the file of the message model: "" for the one that comes with the
+	// program, if there is one, and "none" for the rules alone. Who calls [New]
+	// reads it.
+	Model string `yaml:"model"`
 }
+
+// NoModel is the value of [Config.Model] for the rules alone.
+const NoModel = "none"
 
 // DefaultConfig returns the settings that the tests hold.
 func DefaultConfig() Config {
@@ -79,6 +90,7 @@ func (c *Config) validate() error {
 // Detector implements [pipeline.Detector]. It is immutable.
 type Detector struct {
 	lexicon *lexicon
+	reader  *MessageModel // nil for none
 	model   model
 	version string
 	memory  sync.Pool // of *memory
@@ -91,7 +103,8 @@ type memory struct {
 }
 
 // New compiles rule packs, by file name, and reports every fault in them with
-// its line. The order of packs does not matter.
+// its line. The order of packs does not matter. The detector has no message
+// model: see [Detector.With].
 func New(cfg Config, packs map[string][]byte) (*Detector, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("grooming: %w", err)
@@ -111,6 +124,17 @@ func New(cfg Config, packs map[string][]byte) (*Detector, error) {
 	}
 	d.memory.New = func() any { return new(memory) }
 	return d, nil
+}
+
+// With returns the same detector with a message model, nil for none.
+func (d *Detector) With(m *MessageModel) *Detector {
+	n := &Detector{lexicon: d.lexicon, reader: m, model: d.model, version: d.version}
+	n.memory.New = func() any { return new(memory) }
+	n.version, _, _ = strings.Cut(d.version, "+")
+	if m != nil {
+		n.version += "+" + m.Digest()[:16]
+	}
+	return n
 }
 
 // engine changes with what is built in and changes verdicts: the folding, the
@@ -144,6 +168,9 @@ func (d *Detector) Detect(_ context.Context, it *pipeline.Item) (pipeline.Answer
 
 	text := m.Text.Reveal()
 	d.lexicon.scan(text, &mem.scratch)
+	if d.reader != nil {
+		d.reader.read(&mem.scratch)
+	}
 	mem.scratch.strengthen()
 	cues := &mem.scratch.cues
 	found := 0
@@ -217,7 +244,14 @@ func (d *Detector) event(it *pipeline.Item, s *state, cues *[labels]cue, at int6
 func score(weight float32) float64 { return min(1, float64(weight)/maxWeight) }
 
 func (d *Detector) cueFinding(l label, c *cue) pipeline.Finding {
-	reason := labelReasons[l] + " (rule " + d.lexicon.rules[c.rule].id + ")"
+	var because []string
+	if c.rule != noRule {
+		because = append(because, "rule "+d.lexicon.rules[c.rule].id)
+	}
+	if c.bans > 0 {
+		because = append(because, fmt.Sprintf("message model: at most one in %.0f everyday messages reads so much like it", math.Floor(math.Pow(10, c.bans)+1e-6)))
+	}
+	reason := labelReasons[l] + " (" + strings.Join(because, "; ") + ")"
 	if c.disguised {
 		reason += ", in disguised writing"
 	}

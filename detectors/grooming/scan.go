@@ -6,12 +6,14 @@ type span struct{ start, end int }
 // maxSpans is how many places in a message are shown for one label.
 const maxSpans = 3
 
-// cue is what a message says for one label: its strongest phrase, and where.
+// cue is what a message says for one label: its strongest phrase, or what the
+// message model says where that is more, and where.
 type cue struct {
 	weight    float32
 	rule      uint32
 	disguised bool
 	contact   capture        // that makes it stronger
+	bans      float64        // of the message model, where it says more than the rules
 	spans     [maxSpans]span // of the original
 	weights   [maxSpans]float32
 	n         int
@@ -28,6 +30,8 @@ type scratch struct {
 	generation       uint32
 	heard            heard
 	work             work
+	factor           [labels]float32 // that the allow-cues leave of cues
+	opinion          opinion
 }
 
 // work counts what a scan did, so that tests can hold it to the length of the
@@ -110,7 +114,7 @@ func (l *lexicon) scan(text string, s *scratch) {
 
 // weaken applies the allow-cues that are left.
 func (l *lexicon) weaken(s *scratch) {
-	var factor [labels]float32
+	factor := &s.factor
 	for i := range factor {
 		factor[i] = 1
 	}
@@ -276,12 +280,16 @@ func (l *lexicon) scanSquashed(text string, s *scratch) {
 	}
 }
 
-// add takes in one more place, keeping the strongest ones in order.
+// add takes in one more place.
 func (c *cue) add(id uint32, weight float32, sp span, disguised bool) {
 	if weight > c.weight {
 		c.weight, c.rule, c.disguised = weight, id, disguised
 	}
-	at := c.n
+	c.place(weight, sp)
+}
+
+// place takes in where a cue stands, keeping the strongest places in order.
+func (c *cue) place(weight float32, sp span) {
 	for i := range c.n {
 		if o := &c.spans[i]; sp.start < o.end && o.start < sp.end {
 			o.start, o.end = min(o.start, sp.start), max(o.end, sp.end)
@@ -289,21 +297,21 @@ func (c *cue) add(id uint32, weight float32, sp span, disguised bool) {
 			return
 		}
 	}
-	if at == maxSpans {
-		at = 0
+	if c.n == maxSpans {
+		weakest := 0
 		for i, w := range c.weights {
-			if w < c.weights[at] {
-				at = i
+			if w < c.weights[weakest] {
+				weakest = i
 			}
 		}
-		if weight <= c.weights[at] {
+		if weight <= c.weights[weakest] {
 			return
 		}
-		copy(c.spans[at:], c.spans[at+1:])
-		copy(c.weights[at:], c.weights[at+1:])
+		copy(c.spans[weakest:], c.spans[weakest+1:])
+		copy(c.weights[weakest:], c.weights[weakest+1:])
 		c.n--
 	}
-	at = c.n
+	at := c.n
 	for at > 0 && c.spans[at-1].start > sp.start {
 		c.spans[at], c.weights[at] = c.spans[at-1], c.weights[at-1]
 		at--

@@ -1,0 +1,342 @@
+// Package training makes the message model of the grooming detector from texts
+// with labels and from everyday messages.
+//
+// The model is a bag of hashed features (Joulin and others 2016, "Bag of Tricks
+// for Efficient Text Classification"): each feature has a short vector, the mean
+// of a text's vectors is what the labels see, one logistic regression each. That
+// the vectors are short makes wordings share what they have in common. After
+// training vectors and labels are multiplied out into the table that
+// [grooming.MessageModel] is, and what a score means is measured on benign
+// messages that were not trained on.
+//
+// The same data, settings and seed give the same file, bit for bit, on every
+// processor: one thread, no iteration over maps, each product rounded before it
+// is added, no function of package math whose last bit may differ.
+//
+// What it does not do: it has no texts of its own, makes none, and cannot tell
+// whether those it is given are like what people write. What it reports on
+// made-up texts says nothing about real ones.
+package training
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/dmguard/dmguard/detectors/grooming"
+)
+
+// Config are the settings of a training.
+type Config struct {
+	Seed         uint64
+	Bits         int     // the table has 1<<Bits rows
+	Dimension    int     // of the vectors
+	Epochs       int     // how often each text is seen
+	LearningRate float32 // at the start; it falls to nothing
+	Least        int     // a text counts as having this many features at least
+	MinCount     int     // a feature that is seen less often has no row
+
+	// Mixed is the share of texts with a label that are seen together with a
+	// benign one, as they would stand in a longer message.
+	Mixed float64
+
+	// Progress, where it is set, is called now and then with the texts that were
+	// seen of how many.
+	Progress func(done, total int64)
+}
+
+// DefaultConfig returns the settings that the shipped model is trained with.
+func DefaultConfig() Config {
+	return Config{Seed: 1, Bits: 17, Dimension: 32, Epochs: 6, LearningRate: 0.3, Least: 24, MinCount: 3, Mixed: 0.3}
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	within := func(name string, v, low, high int) {
+		if v < low || v > high {
+			errs = append(errs, fmt.Errorf("%s is %d: it is %d to %d", name, v, low, high))
+		}
+	}
+	within("bits", c.Bits, 8, 18)
+	within("dimension", c.Dimension, 1, 256)
+	within("epochs", c.Epochs, 1, 1000)
+	within("least", c.Least, 1, 1024)
+	within("min count", c.MinCount, 1, 1<<20)
+	if !(c.LearningRate > 0 && c.LearningRate <= 100) {
+		errs = append(errs, fmt.Errorf("learning rate is %v: it is above 0 and at most 100", c.LearningRate))
+	}
+	if !(c.Mixed >= 0 && c.Mixed <= 1) {
+		errs = append(errs, fmt.Errorf("mixed is %v: it is 0 to 1", c.Mixed))
+	}
+	return errors.Join(errs...)
+}
+
+// labels is how many columns are trained: all but the one that is kept free.
+const labels = grooming.ModelLabels - 1
+
+// example is one text to learn from, as features that have a row.
+type example struct {
+	first, last int // in network.features
+	labels      uint16
+}
+
+// network is the model while it is trained.
+type network struct {
+	cfg      Config
+	rng      *rand.PCG
+	checks   []uint16 // by row; 0 where it is not used
+	features []uint32 // rows of all examples, one after the other
+	examples []example
+	benign   []int // indices of examples without a label
+
+	vectors []float32 // Dimension for each row
+	speed   []float32 // by row: how much it was moved so far, squared (AdaGrad, Duchi and others 2011)
+	weights [labels][]float32
+	bias    [labels]float32
+
+	hidden, gradient []float32
+	mixed            []uint32
+}
+
+// fit trains on the texts of the training split.
+func fit(ctx context.Context, cfg Config, corpora []*Corpus) (*network, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("settings of training: %w", err)
+	}
+	n := &network{cfg: cfg, rng: rand.NewPCG(cfg.Seed, 0x6d6f64656c)}
+	n.choose(corpora)
+	n.gather(corpora)
+	if len(n.examples) == len(n.benign) || len(n.benign) == 0 {
+		return nil, errors.New("training needs texts with labels and texts without")
+	}
+	dim := cfg.Dimension
+	n.vectors = make([]float32, len(n.checks)*dim)
+	n.speed = make([]float32, len(n.checks))
+	for i := range n.vectors {
+		// Uniform in ±1/dim, from 24 random bits: exact.
+		n.vectors[i] = float32(float32(int32(n.rng.Uint64()>>40)-1<<23)/(1<<23)) / float32(dim)
+	}
+	for l := range n.weights {
+		n.weights[l] = make([]float32, dim)
+	}
+	n.hidden, n.gradient = make([]float32, dim), make([]float32, dim)
+
+	order := make([]int, len(n.examples))
+	for i := range order {
+		order[i] = i
+	}
+	total := int64(len(order)) * int64(cfg.Epochs)
+	done := int64(0)
+	for range cfg.Epochs {
+		for i := len(order) - 1; i > 0; i-- {
+			j := n.intn(i + 1)
+			order[i], order[j] = order[j], order[i]
+		}
+		for _, i := range order {
+			if done%1024 == 0 {
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
+				if cfg.Progress != nil {
+					cfg.Progress(done, total)
+				}
+			}
+			rate := float32(cfg.LearningRate * float32(float32(total-done)/float32(total)))
+			n.learn(&n.examples[i], rate)
+			done++
+		}
+	}
+	return n, nil
+}
+
+// intn returns a number below n. The tiny bias of the remainder does not matter,
+// that it never changes does.
+func (n *network) intn(limit int) int { return int(n.rng.Uint64() % uint64(limit)) }
+
+// choose gives rows to features: of those that fall into one row to that which
+// is seen most often, texts with labels counting as much in all as those without.
+func (n *network) choose(corpora []*Corpus) {
+	counts := map[uint64]uint32{}
+	with, without := 0, 0
+	each(corpora, func(t *Text, _ []uint64, first bool) {
+		switch {
+		case !first:
+		case t.Labels != 0:
+			with++
+		default:
+			without++
+		}
+	})
+	weight := uint32(max(1, min(64, without/max(1, with))))
+	each(corpora, func(t *Text, hashes []uint64, _ bool) {
+		for _, h := range hashes {
+			if t.Labels != 0 {
+				counts[h] += weight
+			} else {
+				counts[h]++
+			}
+		}
+	})
+	type holder struct {
+		hash  uint64
+		count uint32
+	}
+	rows := make([]holder, 1<<n.cfg.Bits)
+	n.checks = make([]uint16, len(rows))
+	each(corpora, func(_ *Text, hashes []uint64, _ bool) {
+		for _, h := range hashes {
+			c := counts[h]
+			row, check := grooming.Slot(h, n.cfg.Bits)
+			if o := &rows[row]; int(c) >= n.cfg.MinCount && (c > o.count || c == o.count && h < o.hash) {
+				*o = holder{h, c}
+				n.checks[row] = check
+			}
+		}
+	})
+}
+
+// gather reads the training texts as rows. A long text without a label is one
+// example for every two blocks, as the model will judge it; of one with labels
+// nobody knows where they are meant, so it is one.
+func (n *network) gather(corpora []*Corpus) {
+	var at *Text
+	blocks := 0
+	each(corpora, func(t *Text, hashes []uint64, first bool) {
+		if first || t != at {
+			at, blocks = t, 0
+		}
+		if blocks == 0 || t.Labels == 0 && blocks%2 == 0 {
+			n.examples = append(n.examples, example{len(n.features), len(n.features), t.Labels})
+			if t.Labels == 0 {
+				n.benign = append(n.benign, len(n.examples)-1)
+			}
+		}
+		blocks++
+		for _, h := range hashes {
+			if row, check := grooming.Slot(h, n.cfg.Bits); n.checks[row] == check {
+				n.features = append(n.features, row)
+			}
+		}
+		n.examples[len(n.examples)-1].last = len(n.features)
+	})
+}
+
+// each calls f with every block of the training texts, in order.
+func each(corpora []*Corpus, f func(t *Text, hashes []uint64, first bool)) {
+	var x grooming.Extractor
+	for _, c := range corpora {
+		for i := range c.Texts {
+			t := &c.Texts[i]
+			if t.Split != Train {
+				continue
+			}
+			first := true
+			x.Blocks(t.Text, func(hashes []uint64) {
+				f(t, hashes, first)
+				first = false
+			})
+		}
+	}
+}
+
+// seen returns the rows of an example, now and then with those of a benign one.
+// Without that a text would be told by how short it is, and by what it lacks.
+func (n *network) seen(e *example) []uint32 {
+	rows := n.features[e.first:e.last]
+	if e.labels == 0 || float64(n.intn(1<<20)) >= n.cfg.Mixed*(1<<20) {
+		return rows
+	}
+	b := &n.examples[n.benign[n.intn(len(n.benign))]]
+	n.mixed = append(append(n.mixed[:0], rows...), n.features[b.first:b.last]...)
+	return n.mixed
+}
+
+// learn makes one step towards what an example says.
+func (n *network) learn(e *example, rate float32) {
+	rows := n.seen(e)
+	if len(rows) == 0 {
+		return
+	}
+	dim := n.cfg.Dimension
+	h, g := n.hidden, n.gradient
+	clear(h)
+	clear(g)
+	for _, r := range rows {
+		v := n.vectors[int(r)*dim : int(r)*dim+dim]
+		for i, x := range v {
+			h[i] += x
+		}
+	}
+	count := float32(max(len(rows), n.cfg.Least))
+	for i := range h {
+		h[i] /= count
+	}
+	for l := range labels {
+		want := float32(e.labels >> l & 1)
+		w := n.weights[l]
+		step := float32(rate * (want - sigmoid(n.bias[l]+dot(w, h))))
+		n.bias[l] += step
+		for i, x := range w {
+			g[i] += float32(step * x)
+			w[i] = x + float32(step*h[i])
+		}
+	}
+	square := dot(g, g) / float32(dim)
+	if square == 0 {
+		return
+	}
+	square /= float32(rate * rate)
+	for _, r := range rows {
+		n.speed[r] += square
+		f := 1 / root(n.speed[r])
+		v := n.vectors[int(r)*dim : int(r)*dim+dim]
+		for i, x := range g {
+			v[i] += float32(f * x)
+		}
+	}
+}
+
+// table multiplies the vectors out: what the row of a feature adds to a label.
+func (n *network) table(row uint32) (t [labels]float32) {
+	dim := n.cfg.Dimension
+	v := n.vectors[int(row)*dim : int(row)*dim+dim]
+	for l := range labels {
+		t[l] = dot(n.weights[l], v)
+	}
+	return t
+}
+
+// flatten makes rows of one byte a label of the network.
+func (n *network) flatten(h *grooming.ModelHeader) []grooming.ModelRow {
+	h.Bits, h.Least = n.cfg.Bits, n.cfg.Least
+	copy(h.Bias[:], n.bias[:])
+	for row, check := range n.checks {
+		if check == 0 {
+			continue
+		}
+		for l, x := range n.table(uint32(row)) {
+			h.Scale[l] = max(h.Scale[l], x, -x)
+		}
+	}
+	for l := range labels {
+		h.Scale[l] /= 127
+	}
+	var rows []grooming.ModelRow
+	for row, check := range n.checks {
+		if check == 0 {
+			continue
+		}
+		r := grooming.ModelRow{Row: uint32(row), Check: check}
+		for l, x := range n.table(uint32(row)) {
+			if h.Scale[l] > 0 {
+				r.Weights[l] = nearest(x / h.Scale[l])
+			}
+		}
+		if r.Weights != ([grooming.ModelLabels]int8{}) {
+			rows = append(rows, r)
+		}
+	}
+	return slices.Clip(rows)
+}

@@ -1,0 +1,438 @@
+package training
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dmguard/dmguard/detectors/grooming"
+)
+
+// toyDigest names the model that the toy data give, on every processor. It
+// changes with the features, the training and the format, and with nothing else.
+const toyDigest = "0851bf78f40eab793d8ce7e7181f4b66bf9c163cec782e06ff3e4a64ef1c8f91"
+
+func train(t *testing.T, cfg Config, corpora []*Corpus) ([]byte, *grooming.MessageModel, *Summary) {
+	t.Helper()
+	file, s, err := Model(t.Context(), cfg, corpora)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := grooming.LoadModel(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file, m, s
+}
+
+func TestTheSameSeedGivesTheSameBytes(t *testing.T) {
+	c := toyConfig()
+	a, m, _ := train(t, c, toy(1, 200))
+	b, _, _ := train(t, c, toy(1, 200))
+	if !bytes.Equal(a, b) {
+		t.Error("two trainings differ")
+	}
+	if m.Digest() != toyDigest {
+		t.Errorf("digest %s, not the one that is written down", m.Digest())
+	}
+	c.Seed++
+	if b, _, _ = train(t, c, toy(1, 200)); bytes.Equal(a, b) {
+		t.Error("another seed gives the same bytes")
+	}
+	h := m.Header()
+	want := []grooming.DataSource{
+		{Name: "topics", Licence: "none", SHA256: strings.Repeat("0", 64), Texts: 1000},
+		{Name: "talk", Licence: "none", SHA256: strings.Repeat("1", 64), Texts: 1600},
+	}
+	if diff := cmp.Diff(want, h.Data); diff != "" || h.Training.Seed != 1 {
+		t.Errorf("seed %d, data %s", h.Training.Seed, diff)
+	}
+}
+
+// TestNothingIsFused holds the arithmetic to one rounding an operation where the
+// processor could do two at once, which would give other bits there.
+func TestNothingIsFused(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-gcflags=-S", ".", "..")
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out[max(0, len(out)-2000):])
+	}
+	fused := regexp.MustCompile(`\((\S+/(?:training/\w+|grooming/messagemodel|grooming/evidence)\.go:\d+)\).*\sFN?M(?:ADD|SUB)[SD]\s`)
+	for line := range strings.Lines(string(out)) {
+		if m := fused.FindStringSubmatch(line); m != nil {
+			t.Errorf("%s multiplies and adds at once", m[1])
+		}
+	}
+	if !regexp.MustCompile(`training/\w+\.go:\d+\).*\sFMULS\s`).Match(out) {
+		t.Error("no multiplication was seen: this test looks at nothing")
+	}
+}
+
+// TestTheTableSaysWhatTheNetworkSays: each weight is rounded by half a step at
+// most, and so is their mean.
+func TestTheTableSaysWhatTheNetworkSays(t *testing.T) {
+	cfg := toyConfig()
+	corpora := toy(2, 150)
+	n, err := fit(t.Context(), cfg, corpora)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h grooming.ModelHeader
+	rows := n.flatten(&h)
+	h.Calibration.Tails = make([][]float32, labels)
+	file, err := h.Encode(rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := grooming.LoadModel(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var x grooming.Extractor
+	exact := 0
+	for _, c := range corpora {
+		for _, text := range c.Texts {
+			hidden := make([]float64, cfg.Dimension)
+			known := 0
+			x.Blocks(text.Text, func(hashes []uint64) {
+				for _, f := range hashes {
+					row, check := grooming.Slot(f, cfg.Bits)
+					if n.checks[row] != check {
+						continue
+					}
+					known++
+					for i := range hidden {
+						hidden[i] += float64(n.vectors[int(row)*cfg.Dimension+i])
+					}
+				}
+			})
+			count := float64(max(known, cfg.Least))
+			for l, got := range m.Scores(text.Text) {
+				want := float64(n.bias[l])
+				for i, x := range hidden {
+					want += x * float64(n.weights[l][i]) / count
+				}
+				if limit := float64(h.Scale[l])/2*float64(known)/count + 1e-3; math.Abs(float64(got)-want) > limit {
+					t.Fatalf("label %d: the table says %v, the network %v, more than %v apart", l, got, want, limit)
+				} else if limit > 1e-3 {
+					exact++
+				}
+			}
+		}
+	}
+	if exact == 0 {
+		t.Error("nothing was compared")
+	}
+}
+
+func TestTheToyTopicsAreLearned(t *testing.T) {
+	_, m, s := train(t, toyConfig(), toy(3, 300))
+	right, wrong := 0, 0
+	for _, c := range toy(3, 300) {
+		for _, text := range c.Texts {
+			if text.Split != Train || text.Labels == 0 {
+				continue
+			}
+			e := m.Evidence(text.Text)
+			best := 0
+			for l := range e {
+				if e[l] > e[best] {
+					best = l
+				}
+			}
+			if text.Labels>>best&1 == 1 && e[best] >= 2 {
+				right++
+			} else {
+				wrong++
+			}
+		}
+	}
+	if share := float64(right) / float64(right+wrong); share < 0.98 {
+		t.Errorf("%.3f of the texts that it learned from are known again", share)
+	}
+	for l := range toyTopics {
+		if got := s.Labels[l]; got.Texts == 0 || got.Bans2 < 0.6 {
+			t.Errorf("held-out wording: %+v", got)
+		}
+	}
+}
+
+// regression is the model that low rank is to beat: one weight for each feature
+// and label, over the same features.
+func regression(cfg Config, corpora []*Corpus) func(text string) [labels]float64 {
+	n := &network{cfg: cfg, rng: rand.NewPCG(cfg.Seed, 1)}
+	n.choose(corpora)
+	n.gather(corpora)
+	weights := make([][labels]float64, len(n.checks))
+	var bias [labels]float64
+	score := func(rows []uint32) (s [labels]float64) {
+		for _, r := range rows {
+			for l := range s {
+				s[l] += weights[r][l]
+			}
+		}
+		for l := range s {
+			s[l] = s[l]/float64(max(len(rows), cfg.Least)) + bias[l]
+		}
+		return s
+	}
+	speed := make([][labels]float64, len(n.checks))
+	for range cfg.Epochs {
+		for _, e := range n.examples {
+			rows := n.seen(&e)
+			for l, s := range score(rows) {
+				step := float64(e.labels>>l&1) - 1/(1+math.Exp(-s))
+				bias[l] += 0.05 * step
+				for _, r := range rows {
+					speed[r][l] += step * step
+					weights[r][l] += 0.5 * step / math.Sqrt(speed[r][l]+1e-9)
+				}
+			}
+		}
+	}
+	var x grooming.Extractor
+	return func(text string) [labels]float64 {
+		var rows []uint32
+		x.Blocks(text, func(hashes []uint64) {
+			for _, h := range hashes {
+				if row, check := grooming.Slot(h, cfg.Bits); n.checks[row] == check {
+					rows = append(rows, row)
+				}
+			}
+		})
+		return score(rows)
+	}
+}
+
+// recall is the share of held-out wordings that score above all but one in a
+// hundred benign texts that were not learned from.
+func recall(corpora []*Corpus, score func(string) [labels]float64) float64 {
+	found, all := 0, 0
+	for l := range toyTopics {
+		var benign, positive []float64
+		for _, c := range corpora {
+			for _, t := range c.Texts {
+				switch {
+				case t.Labels>>l&1 == 1 && t.Split == Test:
+					positive = append(positive, score(t.Text)[l])
+				case t.Labels == 0 && t.Split != Train:
+					benign = append(benign, score(t.Text)[l])
+				}
+			}
+		}
+		slices.Sort(benign)
+		for _, s := range positive {
+			all++
+			if s > benign[len(benign)*99/100] {
+				found++
+			}
+		}
+	}
+	return float64(found) / float64(all)
+}
+
+func TestLowRankKnowsMoreHeldOutWordingsThanARegression(t *testing.T) {
+	low, flat := 0., 0.
+	const seeds = 2
+	for seed := range uint64(seeds) {
+		corpora := madeUp(10+seed, 60)
+		cfg := toyConfig()
+		cfg.Seed = seed
+		_, m, _ := train(t, cfg, corpora)
+		low += recall(corpora, func(text string) (s [labels]float64) {
+			for l, x := range m.Scores(text) {
+				s[l] = float64(x)
+			}
+			return s
+		}) / seeds
+		flat += recall(corpora, regression(cfg, corpora)) / seeds
+	}
+	t.Logf("held-out wordings known: %.3f, by a regression %.3f", low, flat)
+	if low <= flat {
+		t.Errorf("%.3f, by a regression over the same features %.3f", low, flat)
+	}
+}
+
+func TestCalibrationIsOfTheCorpusThatReachesMostAndOfNoTrainingText(t *testing.T) {
+	corpora := toy(4, 1000)
+	other := &Corpus{Name: "other", Licence: "none", SHA256: strings.Repeat("2", 64), Everyday: true}
+	for i, text := range corpora[1].Texts { // a corpus where people talk of the weather a lot
+		if i%7 == 0 {
+			text.Text = "the forecast says rain tomorrow"
+		}
+		other.Texts = append(other.Texts, text)
+	}
+	corpora = append(corpora, other)
+	_, m, _ := train(t, toyConfig(), corpora)
+	h := m.Header()
+	for _, c := range []*Corpus{corpora[1], other} {
+		n := 0
+		reached := map[int]int{}
+		for _, text := range c.Texts {
+			if text.Split != Calibration {
+				continue
+			}
+			n++
+			for l, s := range m.Scores(text.Text) {
+				for i, tail := range h.Calibration.Tails[l] {
+					if s >= tail {
+						reached[l*100+i]++
+					}
+				}
+			}
+		}
+		if !slices.Contains(h.Calibration.Messages, grooming.CorpusSize{Name: c.Name, Messages: n}) {
+			t.Errorf("%s has %d messages for calibration, the header says %v", c.Name, n, h.Calibration.Messages)
+		}
+		for at, k := range reached {
+			if p := math.Pow(10, -0.1*float64(at%100+1)); float64(k+1)/float64(n+1) > p*(1+1e-9) {
+				t.Errorf("%s, label %d: %d of %d reach a score that a share of %.5f may", c.Name, at/100, k, n, p)
+			}
+		}
+	}
+	if e := m.Evidence("the forecast says rain tomorrow")[0]; e > 1 {
+		t.Errorf("%v bans for what one in seven messages of a corpus says", e)
+	}
+	for l, tails := range h.Calibration.Tails {
+		if most := len(tails); most > 34 { // 1,600 messages do not show what one in 2,500 does
+			t.Errorf("label %d: %d tenths of a ban from so few messages", l, most)
+		}
+	}
+}
+
+func TestNoConversationIsInTwoSplits(t *testing.T) {
+	var b strings.Builder
+	for i := range 3000 {
+		b.WriteString(`{"id":"m` + string(rune('a'+i%26)) + `","conversation_id":"c-` + string(rune('0'+i%10)) + string(rune('0'+i/10%10)) + `","sent_at":"2026-03-01T16:00:00Z","sender":{"id":"u"},"text":"c-` + string(rune('0'+i%10)) + string(rune('0'+i/10%10)) + `"}` + "\n")
+	}
+	path := filepath.Join(t.TempDir(), "every.day.ndjson")
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ReadBenign(path, "none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	splits, sizes := map[string]Split{}, map[Split]int{}
+	for _, text := range c.Texts {
+		if s, ok := splits[text.Text]; ok && s != text.Split {
+			t.Errorf("a conversation is in %v and %v", s, text.Split)
+		}
+		splits[text.Text] = text.Split
+		sizes[text.Split]++
+	}
+	if len(sizes) != 3 || sizes[Train] < 1500 || c.Name != "every" || !c.Everyday {
+		t.Errorf("%v of %s", sizes, c.Name)
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	if c.SHA256 != hex.EncodeToString(sum[:]) {
+		t.Error("another digest than that of the file")
+	}
+}
+
+func TestBadTrainingDataIsRefusedWithItsLine(t *testing.T) {
+	dir := t.TempDir()
+	for name, c := range map[string]struct{ data, want string }{
+		"label":    {`{"text":"a","labels":["gift"]}` + "\n" + `{"text":"zanzibar","labels":["what"]}`, `:2: unknown label "what"`},
+		"reserved": {`{"text":"a","labels":["reserved"]}`, `:1: unknown label "reserved"`},
+		"split":    {`{"text":"a","split":"dev"}`, `:1: unknown split "dev"`},
+		"text":     {`{"text":" "}`, ":1: its text is empty"},
+		"json":     {"\n" + `{"text":zanzibar`, ":2: not an object"},
+		"type":     {`{"text":"zanzibar","labels":"gift"}`, ":1: not an object"},
+	} {
+		path := filepath.Join(dir, name+".ndjson")
+		if err := os.WriteFile(path, []byte(c.data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadLabelled(path, "none"); err == nil || !strings.Contains(err.Error(), path+c.want) || strings.Contains(err.Error(), "zanzibar") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	path := filepath.Join(dir, "good.ndjson")
+	if err := os.WriteFile(path, []byte(`{"text":"a","labels":["age_probe","gift"],"author":"x","more":1}`+"\n\n"+`{"text":"b","split":"test"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ReadLabelled(path, "none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Text{{Text: "a", Labels: 1 | 1<<7, Author: "x"}, {Text: "b", Split: Test}}
+	if diff := cmp.Diff(want, c.Texts); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := ReadLabelled(path, " "); err == nil || !strings.Contains(err.Error(), "licence") {
+		t.Errorf("without a licence: %v", err)
+	}
+	if _, err := ReadBenign(path, "none"); err == nil || !strings.Contains(err.Error(), path+":1: ") {
+		t.Errorf("read as messages: %v", err)
+	}
+}
+
+func TestBadSettingsAndTooLittleDataAreRefused(t *testing.T) {
+	if _, _, err := Model(t.Context(), Config{Mixed: math.NaN()}, toy(1, 10)); err == nil {
+		t.Error("no settings were taken")
+	} else {
+		for _, want := range []string{"bits", "dimension", "epochs", "least", "min count", "learning rate", "mixed"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("nothing is said of %s: %v", want, err)
+			}
+		}
+	}
+	corpora := toy(1, 10)
+	for name, c := range map[string][]*Corpus{"nothing": nil, "no labels": corpora[1:], "nothing benign": corpora[:1]} {
+		if _, _, err := Model(t.Context(), toyConfig(), c); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := Model(ctx, toyConfig(), corpora); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestArithmeticIsCloseToThatOfTheLibrary(t *testing.T) {
+	for i := range 2000 {
+		x := float64(i-1000) / 125
+		if got, want := exponential(x), math.Exp(x); math.Abs(got-want) > 1e-11*want {
+			t.Errorf("e^%v is %v, not %v", x, got, want)
+		}
+		if got, want := float64(sigmoid(float32(2*x))), 1/(1+math.Exp(-2*x)); math.Abs(got-want) > 0.003 {
+			t.Errorf("sigmoid of %v is %v, not %v", 2*x, got, want)
+		}
+	}
+	for x, want := range map[float32]int8{0: 0, 0.5: 1, -0.5: -1, 0.49: 0, 126.6: 127, -127: -127} {
+		if got := nearest(x); got != want {
+			t.Errorf("%v rounds to %d", x, got)
+		}
+	}
+	for i, p := range tails {
+		if want := math.Pow(10, -0.1*float64(i+1)); math.Abs(p-want) > 1e-12*want {
+			t.Errorf("tail %d is %v, not %v", i, p, want)
+		}
+	}
+}
+
+func TestTextsOfTheTestThatWereLearnedFromAreCounted(t *testing.T) {
+	corpora := toy(5, 50)
+	leaked := corpora[0].Texts[0]
+	leaked.Split, leaked.Text = Test, "  "+strings.ToUpper(leaked.Text)
+	corpora[0].Texts = append(corpora[0].Texts, leaked)
+	if _, _, s := train(t, toyConfig(), corpora); s.Leaked != 1 {
+		t.Errorf("%d", s.Leaked)
+	}
+}
