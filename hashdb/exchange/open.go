@@ -2,11 +2,11 @@ package exchange
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/dmguard/dmguard/hashdb/lists"
 )
@@ -68,6 +68,9 @@ type Options struct {
 	CredentialsFile string
 	// Progress is told how many bytes of a file were read, and of how many, or 0 where nobody knows.
 	Progress func(done, total int64)
+
+	now  func() time.Time                                 // for tests
+	wait func(ctx context.Context, d time.Duration) error // for tests
 }
 
 func (o Options) replace(f Format) bool {
@@ -125,7 +128,11 @@ func Open(f Format, source string, in io.Reader, o Options) (Source, error) {
 		return nil, err
 	}
 	if strings.Contains(source, "://") {
-		return nil, errors.New("not yet")
+		s, err := o.network(f, source)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f, err)
+		}
+		return s, nil
 	}
 	return o.file(f, source, in), nil
 }

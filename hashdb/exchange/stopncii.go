@@ -1,15 +1,26 @@
 package exchange
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io"
+	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/dmguard/dmguard/hashdb/lists"
+)
+
+const (
+	// stopNCIIStale is how long after the last fetch the changes since are still told; later, the whole list is fetched again.
+	stopNCIIStale   = 30 * 24 * time.Hour
+	stopNCIIStart   = 10 // seconds since 1970: the first moment that the interface takes
+	stopNCIIPerPage = 800
 )
 
 // stopNCIIPage is what stands around the records of an answer of FetchHashes, StopNCII.org API v1.
@@ -137,4 +148,54 @@ func (k stopNCIIKey) id() (id, kind string) {
 		kind = signal
 	}
 	return signal + ":" + value, kind
+}
+
+// stopNCIIUpdates fetches what changed since the checkpoint, or everything where there is none or it is stale.
+func (c *client) stopNCIIUpdates(ctx context.Context, checkpoint string) lists.Update {
+	p, err := c.resume(StopNCII, checkpoint)
+	if err != nil {
+		return failed(err)
+	}
+	replace := checkpoint == "" || c.older(p, stopNCIIStale)
+	if replace {
+		p.Until = stopNCIIStart
+	}
+	p.Fetched = c.now().Unix()
+	query := func(token string) *url.URL {
+		q := url.Values{"startTimestamp": {strconv.FormatInt(p.Until, 10)}, "pageSize": {strconv.Itoa(stopNCIIPerPage)}}
+		if token != "" {
+			q.Set("nextPageToken", token)
+		}
+		return c.at("/FetchHashes", q)
+	}
+	return c.pull(ctx, replace, query(""), func(ctx context.Context, u *url.URL) (fetched, error) {
+		var page stopNCIIPage
+		batches, err := c.page(ctx, u, replace, func(d *document, b *batcher) (err error) {
+			page, err = stopNCII(d, b)
+			return err
+		})
+		out := fetched{batches: batches}
+		switch {
+		case err != nil:
+			return out, err
+		case bool(page.hasMoreRecords) && page.nextPageToken == "":
+			return out, errors.New("stopncii: more records are promised, but no token for them")
+		case bool(page.hasMoreRecords):
+			out.cursor = string(page.nextPageToken)
+			out.next = query(out.cursor)
+			return out, nil
+		}
+		done := p
+		if page.nextSetTimestamp != "" {
+			set, err := strconv.ParseFloat(string(page.nextSetTimestamp), 64)
+			if err != nil || set < 0 || set > float64(c.now().Add(24*time.Hour).Unix()) {
+				return out, errors.New("stopncii: nextSetTimestamp is no time up to now")
+			}
+			done.Until = max(int64(set), stopNCIIStart)
+		} else if count(batches) > 0 {
+			return out, errors.New("stopncii: records, but no nextSetTimestamp")
+		}
+		out.checkpoint = done.String()
+		return out, nil
+	})
 }

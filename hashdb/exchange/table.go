@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -131,7 +132,7 @@ type table struct {
 	replace bool
 	pending lists.Record
 	faults  []string
-	rows    int // of pending; 0 where there is none
+	has     bool // a record pending
 	seen    *bloom
 }
 
@@ -182,36 +183,38 @@ func (t *table) row(place string, cell func(what string) string) error {
 	for i, why := range f.faults {
 		f.faults[i] = place + ": " + why
 	}
-	same := t.rows > 0 && t.pending.ID == id
-	fits := same && t.pending.Category == r.Category && t.rows < maxHashes && len(t.pending.Hashes)+len(r.Hashes) <= maxHashes
-	if fits {
-		t.rows++
-		t.pending.Hashes = append(t.pending.Hashes, r.Hashes...)
-		t.pending.Unmatched = append(t.pending.Unmatched, r.Unmatched...)
-		t.pending.Labels = append(t.pending.Labels, r.Labels[:min(len(r.Labels), maxLabels)]...)
-		if r.Changed.After(t.pending.Changed) {
-			t.pending.Changed = r.Changed
+	same := t.has && t.pending.ID == id
+	if same && t.pending.Category == r.Category && len(t.faults) < maxHashes {
+		if all := unique(slices.Concat(t.pending.Hashes, r.Hashes)); len(all) <= maxHashes {
+			t.pending.Hashes = all
+			t.pending.Unmatched = unique(append(t.pending.Unmatched, r.Unmatched...))
+			if len(t.pending.Labels) <= maxLabels {
+				t.pending.Labels = unique(append(t.pending.Labels, r.Labels...))
+			}
+			if r.Changed.After(t.pending.Changed) {
+				t.pending.Changed = r.Changed
+			}
+			t.faults = append(t.faults, f.faults...)
+			return nil
 		}
-		t.faults = append(t.faults, f.faults...)
-		return nil
 	}
 	if same && !t.replace {
-		return t.b.skip(id, place+": another category than the row before, or too many rows of one ID")
+		return t.b.skip(id, place+": another category than the row before, or too many hashes of one ID")
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
-	t.pending, t.faults, t.rows = r, f.faults, 1
+	t.pending, t.faults, t.has = r, f.faults, true
 	return nil
 }
 
 // flush puts the record whose rows have ended.
 func (t *table) flush() error {
-	if t.rows == 0 {
+	if !t.has {
 		return nil
 	}
 	r := t.pending
-	t.pending, t.rows = lists.Record{}, 0
+	t.pending, t.has = lists.Record{}, false
 	// In a whole list nothing takes the place of anything: rows of one ID that stand apart are records of their own,
 	// or all but the last would be lost. What was perhaps seen is told from the rest by its hashes, which does no harm
 	// where it was not.

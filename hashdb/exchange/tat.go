@@ -1,9 +1,16 @@
 package exchange
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"strings"
+	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/dmguard/dmguard/hashdb/lists"
@@ -74,4 +81,81 @@ func tatOne(raw jsontext.Value, b *batcher) error {
 		ID: id, Hashes: f.hashes, Unmatched: f.unmatched, Changed: e.Updated.Time,
 		Labels: []string{string(e.Ideology), string(e.FileType)},
 	}, f.faults...)
+}
+
+// tatUpdates fetches what changed since the checkpoint, or everything where there is none. Pages are asked for by the checkpoint
+// of the page before and not by the offsets that the server offers: an entry that changes meanwhile would move
+// all after it by one, and one would be jumped over.
+func (c *client) tatUpdates(ctx context.Context, checkpoint string, login url.Values) lists.Update {
+	p, err := c.resume(TAT, checkpoint)
+	if err != nil {
+		return failed(err)
+	}
+	replace := checkpoint == ""
+	p.Fetched = c.now().Unix()
+	query := func(after string) *url.URL {
+		return c.at("/api/hash-list/v2/all", url.Values{"order": {"asc"}, "after": {after}})
+	}
+	account := *c
+	signedIn := false
+	return c.pull(ctx, replace, query(p.After), func(ctx context.Context, u *url.URL) (fetched, error) {
+		var page tatPage
+		var out fetched
+		for {
+			fresh := !signedIn
+			if fresh {
+				token, err := c.tatToken(ctx, login)
+				if err != nil {
+					return out, err
+				}
+				account.secrets = append(c.secrets[:len(c.secrets):len(c.secrets)], token)
+				account.authorize = func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+				signedIn = true
+			}
+			var err error
+			out.batches, err = account.page(ctx, u, replace, func(d *document, b *batcher) (err error) {
+				page, err = tat(d, b)
+				return err
+			})
+			var status *StatusError
+			if errors.As(err, &status) && status.Code == http.StatusUnauthorized && !fresh {
+				signedIn = false // tokens do not last
+				continue
+			}
+			if err != nil {
+				return out, err
+			}
+			break
+		}
+		if page.checkpoint != "" {
+			p.After = clip(string(page.checkpoint), maxText)
+		}
+		out.checkpoint = p.String()
+		if page.next == "" {
+			return out, nil
+		}
+		if page.checkpoint == "" {
+			return out, errors.New("tat: more entries are promised, but no checkpoint to go on from")
+		}
+		out.cursor = p.After
+		out.next = query(p.After)
+		return out, nil
+	})
+}
+
+// tatToken signs in.
+func (c *client) tatToken(ctx context.Context, login url.Values) (string, error) {
+	var answer struct {
+		Token text `json:"token"`
+	}
+	err := c.do(ctx, http.MethodPost, c.at("/token-auth/tcap/", nil), login.Encode(), func(r *http.Response, _ *time.Timer) error {
+		return json.UnmarshalRead(io.LimitReader(r.Body, 64<<10), &answer)
+	})
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("sign in: %w", err)
+	case answer.Token == "":
+		return "", errors.New("sign in: an answer without a token")
+	}
+	return string(answer.Token), nil
 }

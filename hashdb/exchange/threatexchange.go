@@ -1,12 +1,25 @@
 package exchange
 
 import (
+	"context"
+	"errors"
 	"io"
+	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/dmguard/dmguard/hashdb/lists"
+)
+
+const (
+	// threatStale is how long after the last fetch the withdrawals since are still told: they are kept for 90 days.
+	threatStale   = 85 * 24 * time.Hour
+	threatPerPage = 500
+	threatOverlap = 60 // seconds that are read again, for what came late into its second
+	threatFields  = "id,indicator,type,last_updated,should_delete,descriptors{id,reactions,owner{id},tags,status,added_on}"
 )
 
 // threatPage is what stands around the records of an answer of /threat_updates, Graph API v21.0.
@@ -139,4 +152,51 @@ func threatTags(v jsontext.Value) []string {
 		out = append(out, string(t.Text))
 	}
 	return out
+}
+
+// threatUpdates fetches what changed since the checkpoint, or everything where there is none or it is stale.
+func (c *client) threatUpdates(ctx context.Context, checkpoint string) lists.Update {
+	p, err := c.resume(ThreatExchange, checkpoint)
+	if err != nil {
+		return failed(err)
+	}
+	replace := checkpoint == "" || c.older(p, threatStale)
+	query := url.Values{"limit": {strconv.Itoa(threatPerPage)}, "fields": {threatFields}}
+	if replace {
+		p.Until = 0
+	} else {
+		query.Set("start_time", strconv.FormatInt(max(p.Until-threatOverlap, 0), 10))
+	}
+	p.Fetched = c.now().Unix()
+	return c.pull(ctx, replace, c.at("/threat_updates/", query), func(ctx context.Context, u *url.URL) (fetched, error) {
+		var page threatPage
+		batches, err := c.page(ctx, u, replace, func(d *document, b *batcher) (err error) {
+			page, err = threatUpdates(d, b)
+			return err
+		})
+		out := fetched{batches: batches}
+		if err != nil {
+			return out, err
+		}
+		if !page.latest.IsZero() {
+			p.Until = max(p.Until, page.latest.Unix())
+		}
+		if page.paging.Next == "" {
+			out.checkpoint = p.String()
+			return out, nil
+		}
+		next, err := c.follow(string(page.paging.Next))
+		if err != nil {
+			return out, err
+		}
+		if strings.TrimRight(next.Path, "/") != c.base.Path+"/threat_updates" {
+			return out, errors.New("threatexchange: the link to the next page does not lead to threat_updates")
+		}
+		// The server writes the token into its links; it goes into the header alone.
+		q := next.Query()
+		q.Del("access_token")
+		next.RawQuery = q.Encode()
+		out.next, out.cursor = next, next.RawQuery
+		return out, nil
+	})
 }
