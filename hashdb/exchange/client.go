@@ -269,9 +269,8 @@ func (c *client) retryAfter(value string) time.Duration {
 
 // say makes an error that names the request without its query and holds no secret.
 func (c *client) say(method string, u *url.URL, err error) error {
-	var inner *url.Error
-	if errors.As(err, &inner) {
-		err = inner.Err // the outer one quotes the URL
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		err = outer.Err // it quotes the URL
 	}
 	place := u.Scheme + "://" + u.Host + u.Path
 	for _, s := range c.secrets {
@@ -308,6 +307,7 @@ type fetched struct {
 // pull fetches pages until there are none.
 func (c *client) pull(ctx context.Context, replace bool, first *url.URL, fetch func(context.Context, *url.URL) (fetched, error)) lists.Update {
 	return func(yield func(lists.Batch, error) bool) {
+		defer c.http.CloseIdleConnections()
 		var pages trail
 		for to := first; ; {
 			page, err := fetch(ctx, to)

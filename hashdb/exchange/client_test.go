@@ -28,43 +28,11 @@ func TestAFollowerHoldsWhatItsClearingHouseHolds(t *testing.T) {
 		t.Run(string(h.format), func(t *testing.T) {
 			polls, failures := 0, 0
 			for seed := range *seeds {
-				w := newWorld(seed)
-				w.keeps, w.faults, w.changes = h.keeps, 0.15, 0.1
-				f := h.follow(t, w, serve(t, h.serve(w)))
-				for range 40 {
-					w.mu.Lock()
-					for range w.rng.IntN(8) {
-						w.mutate()
-					}
-					switch w.rng.IntN(12) {
-					case 0:
-						w.now = w.now.Add(time.Duration(w.rng.IntN(30)) * time.Hour)
-					case 1:
-						w.now = w.now.Add(time.Duration(w.rng.IntN(100)) * 24 * time.Hour)
-					default:
-						w.now = w.now.Add(time.Duration(w.rng.IntN(20)) * time.Second)
-					}
-					w.down = w.rng.IntN(10) == 0
-					batches := math.MaxInt
-					if w.rng.IntN(3) == 0 {
-						batches = w.rng.IntN(4)
-					}
-					w.mu.Unlock()
-					polls++
-					if f.poll(t.Context(), batches) != nil {
-						failures++
-					}
-				}
-				w.mu.Lock()
-				w.down, w.faults, w.changes = false, 0, 0
-				w.now = w.now.Add(10 * time.Second) // what happened last is to be seen, too
-				w.mu.Unlock()
-				if err := f.poll(t.Context(), math.MaxInt); err != nil {
-					t.Fatalf("seed %d: %v", seed, err)
-				}
-				if diff := cmp.Diff(w.truth(), f.holds(h.entry)); diff != "" {
-					t.Fatalf("seed %d: what is held is not what there is (-there +held):\n%s", seed, diff)
-				}
+				t.Run(fmt.Sprint(seed), func(t *testing.T) {
+					p, f := h.history(t, seed)
+					polls += p
+					failures += f
+				})
 			}
 			if failures < polls/50 || failures > polls/2 {
 				t.Errorf("%d of %d polls failed: the faults are not what the test is about", failures, polls)
@@ -73,11 +41,51 @@ func TestAFollowerHoldsWhatItsClearingHouseHolds(t *testing.T) {
 	}
 }
 
-// taken is what an update comes to: how many records, and the error that ended it.
-func taken(f *follower) (int, error) {
-	err := f.poll(context.Background(), math.MaxInt)
-	return len(f.list), err
+// history follows a clearing house through additions, changes, withdrawals, failures and ends of the process, and
+// compares what is held in the end. It returns how often was asked, and how often in vain.
+func (h house) history(t *testing.T, seed uint64) (polls, failures int) {
+	w := newWorld(seed)
+	w.keeps, w.faults, w.changes = h.keeps, 0.15, 0.1
+	f := h.follow(t, w, serve(t, h.serve(w)))
+	for range 40 {
+		w.mu.Lock()
+		for range w.rng.IntN(8) {
+			w.mutate()
+		}
+		switch w.rng.IntN(12) {
+		case 0:
+			w.now = w.now.Add(time.Duration(w.rng.IntN(30)) * time.Hour)
+		case 1:
+			w.now = w.now.Add(time.Duration(w.rng.IntN(100)) * 24 * time.Hour)
+		default:
+			w.now = w.now.Add(time.Duration(w.rng.IntN(20)) * time.Second)
+		}
+		w.down = w.rng.IntN(10) == 0
+		batches := math.MaxInt
+		if w.rng.IntN(3) == 0 {
+			batches = w.rng.IntN(4)
+		}
+		w.mu.Unlock()
+		polls++
+		if f.poll(t.Context(), batches) != nil {
+			failures++
+		}
+	}
+	w.mu.Lock()
+	w.down, w.faults, w.changes = false, 0, 0
+	w.now = w.now.Add(10 * time.Second) // what happened last is to be seen, too
+	w.mu.Unlock()
+	if err := f.poll(t.Context(), math.MaxInt); err != nil {
+		t.Fatalf("%v", err)
+	}
+	if diff := cmp.Diff(w.truth(), f.holds(h.entry)); diff != "" {
+		t.Fatalf("what is held is not what there is (-there +held):\n%s", diff)
+	}
+	return polls, failures
 }
+
+// taken is the error that ended an update.
+func taken(f *follower) error { return f.poll(context.Background(), math.MaxInt) }
 
 // begin returns a follower of a house whose server answers as it is told, on a clock that moves when one waits.
 func (h house) begin(t testing.TB, answer http.HandlerFunc) (*follower, *world) {
@@ -118,7 +126,7 @@ func TestACursorThatComesAgainIsAnError(t *testing.T) {
 			asked++
 			fmt.Fprint(w, h.first("http://"+r.Host, h.again("http://"+r.Host)))
 		})
-		_, err := taken(f)
+		err := taken(f)
 		if err == nil || !strings.Contains(err.Error(), "again") || asked > 5 {
 			t.Errorf("%s: %v after %d requests", h.format, err, asked)
 		}
@@ -148,7 +156,7 @@ func TestPagesWithoutARecordEndSomewhere(t *testing.T) {
 			}
 			fmt.Fprint(w, page)
 		})
-		if _, err := taken(f); err == nil || !strings.Contains(err.Error(), "without a record") || asked > emptyPages+3 {
+		if err := taken(f); err == nil || !strings.Contains(err.Error(), "without a record") || asked > emptyPages+3 {
 			t.Errorf("%s: %v after %d requests", h.format, err, asked)
 		}
 	}
@@ -161,7 +169,7 @@ func TestCredentialsGoToNoOtherHost(t *testing.T) {
 		f, _ := h.begin(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, other+r.URL.Path, http.StatusTemporaryRedirect)
 		})
-		if _, err := taken(f); !errors.Is(err, errElsewhere) {
+		if err := taken(f); !errors.Is(err, errElsewhere) {
 			t.Errorf("%s: a redirect to another host: %v", h.format, err)
 		}
 		if h.format != NCMEC && h.format != ThreatExchange {
@@ -169,12 +177,12 @@ func TestCredentialsGoToNoOtherHost(t *testing.T) {
 		}
 		for _, link := range []string{other + "/v2/entries?x=1", "//" + strings.TrimPrefix(other, "http://") + "/v2/entries", strings.Replace(other, "http:", "https:", 1) + "/v2/entries"} {
 			f, _ := h.begin(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, h.first("", link)) })
-			if _, err := taken(f); !errors.Is(err, errElsewhere) {
+			if err := taken(f); !errors.Is(err, errElsewhere) {
 				t.Errorf("%s: a link to %s: %v", h.format, link, err)
 			}
 		}
 		f, _ = h.begin(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, h.first("", "/v2/members?x")) })
-		if _, err := taken(f); err == nil || !strings.Contains(err.Error(), "does not lead to") {
+		if err := taken(f); err == nil || !strings.Contains(err.Error(), "does not lead to") {
 			t.Errorf("%s: a link to another path: %v", h.format, err)
 		}
 	}
@@ -213,7 +221,7 @@ func TestNoErrorHoldsACredential(t *testing.T) {
 	for _, h := range houses {
 		for name, answer := range answers {
 			f, _ := h.begin(t, answer)
-			_, err := taken(f)
+			err := taken(f)
 			if err == nil {
 				t.Errorf("%s, %s: no error", h.format, name)
 			} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "dXNlcjpzZWNyZXQ") {
@@ -232,7 +240,7 @@ func TestAServerIsLeftAloneAsLongAsItAsks(t *testing.T) {
 			w.WriteHeader(http.StatusTooManyRequests)
 		})
 		before := w.now
-		_, err := taken(f)
+		err := taken(f)
 		var status *StatusError
 		if !errors.As(err, &status) || status.Code != http.StatusTooManyRequests {
 			t.Errorf("%s: %v", h.format, err)
@@ -248,7 +256,7 @@ func TestAServerIsLeftAloneAsLongAsItAsks(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		})
 		before = w.now
-		if _, err := taken(f); err == nil || !strings.Contains(err.Error(), "24h0m0s") || asked != 1 || w.now != before {
+		if err := taken(f); err == nil || !strings.Contains(err.Error(), "24h0m0s") || asked != 1 || w.now != before {
 			t.Errorf("%s: asked to stay away for a day: %v, asked %d times, waited %s", h.format, err, asked, w.now.Sub(before))
 		}
 	}
@@ -261,7 +269,7 @@ func TestARefusalIsNotRepeated(t *testing.T) {
 			asked++
 			w.WriteHeader(http.StatusForbidden)
 		})
-		if _, err := taken(f); err == nil || asked != 1 || !strings.Contains(err.Error(), "credentials") {
+		if err := taken(f); err == nil || asked != 1 || !strings.Contains(err.Error(), "credentials") {
 			t.Errorf("%s: %v after %d requests", h.format, err, asked)
 		}
 	}
@@ -278,7 +286,7 @@ func TestAnAnswerOverTheLimitIsAnError(t *testing.T) {
 			}
 			io.Copy(w, io.LimitReader(letters{}, maxPage+100))
 		})
-		if _, err := taken(f); err == nil || !strings.Contains(err.Error(), "MiB") || asked > 2 {
+		if err := taken(f); err == nil || !strings.Contains(err.Error(), "MiB") || asked > 2 {
 			t.Errorf("%s: %v after %d requests", h.format, err, asked)
 		}
 	}
@@ -294,7 +302,7 @@ func TestACheckpointOfAnotherSourceIsRefused(t *testing.T) {
 			position{Format: CSV, Source: "https://example.org"}.String(),
 		} {
 			f.checkpoint = checkpoint
-			if _, err := taken(f); err == nil || asked != 0 {
+			if err := taken(f); err == nil || asked != 0 {
 				t.Errorf("%s: checkpoint %q: %v, %d requests", h.format, checkpoint, err, asked)
 			}
 		}
@@ -383,7 +391,7 @@ func TestAFileIsDownloadedAndOneThatIsCutReplacesNothing(t *testing.T) {
 			}
 			return s
 		}}
-		_, err := taken(f)
+		err := taken(f)
 		var got []string
 		for id := range f.list {
 			got = append(got, id)

@@ -166,7 +166,7 @@ func fakeNCMEC(w *world) http.Handler {
 			return "", http.StatusBadRequest
 		}
 		start, _ := strconv.Atoi(q.Get("start"))
-		if issued, _ := strconv.ParseInt(q.Get("issued"), 10, 64); issued > 0 && (w.now.Sub(time.Unix(issued, 0)) > 12*time.Hour || w.rng.IntN(40) == 0) {
+		if issued, _ := strconv.ParseInt(q.Get("issued"), 10, 64); issued > 0 && (w.now.Sub(time.Unix(issued, 0)) > 12*time.Hour || w.faults > 0 && w.rng.IntN(40) == 0) {
 			return "", http.StatusGone
 		}
 		var all []row

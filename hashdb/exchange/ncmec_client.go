@@ -29,6 +29,7 @@ const (
 // is a cursor inside the window, which is used for the same window or not at all.
 func (c *client) ncmecUpdates(ctx context.Context, checkpoint string) lists.Update {
 	return func(yield func(lists.Batch, error) bool) {
+		defer c.http.CloseIdleConnections()
 		err := c.ncmec(ctx, checkpoint, func(b []lists.Batch, checkpoint string) bool { return yieldAll(yield, b, false, checkpoint) })
 		if err != nil && !errors.Is(err, errStopped) {
 			yield(lists.Batch{}, err)

@@ -102,6 +102,7 @@ func (o Options) network(f Format, source string) (Source, error) {
 func (c *client) download(f Format, u *url.URL, o Options) Source {
 	return func(ctx context.Context, _ string) lists.Update {
 		return func(yield func(lists.Batch, error) bool) {
+			defer c.http.CloseIdleConnections()
 			err := c.do(ctx, http.MethodGet, u, "", func(answer *http.Response, limit *time.Timer) error {
 				if answer.ContentLength < 0 && answer.ProtoMajor == 1 && len(answer.TransferEncoding) == 0 {
 					return permanentError{errors.New("the server does not say where the file ends, so that it could be cut unseen")}

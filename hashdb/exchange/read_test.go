@@ -122,8 +122,8 @@ func TestEveryFormatIsReadAsItsGoldenFileSays(t *testing.T) {
 	}
 }
 
-// fold applies an update to a list, as whoever keeps lists does, and returns the checkpoint and the first error.
-func fold(list map[string]lists.Record, u lists.Update) (checkpoint string, err error) {
+// fold applies an update to a list, as whoever keeps lists does, and returns the error that ended it.
+func fold(list map[string]lists.Record, u lists.Update) error {
 	before := maps.Clone(list)
 	put := map[string]bool{}
 	replace := false
@@ -133,7 +133,7 @@ func fold(list map[string]lists.Record, u lists.Update) (checkpoint string, err 
 				clear(list)
 				maps.Copy(list, before)
 			}
-			return checkpoint, err
+			return err
 		}
 		replace = b.Replace
 		for _, r := range b.Put {
@@ -143,14 +143,11 @@ func fold(list map[string]lists.Record, u lists.Update) (checkpoint string, err 
 		for _, id := range b.Delete {
 			delete(list, id)
 		}
-		if b.Checkpoint != "" {
-			checkpoint = b.Checkpoint
-		}
 	}
 	if replace {
 		maps.DeleteFunc(list, func(id string, _ lists.Record) bool { return !put[id] })
 	}
-	return checkpoint, nil
+	return nil
 }
 
 func known(t testing.TB, f Format, content string, o Options, had ...string) []string {
@@ -159,7 +156,7 @@ func known(t testing.TB, f Format, content string, o Options, had ...string) []s
 	for _, id := range had {
 		list[id] = lists.Record{ID: id}
 	}
-	if _, err := fold(list, read(t, f, strings.NewReader(content), o)); err != nil {
+	if err := fold(list, read(t, f, strings.NewReader(content), o)); err != nil {
 		t.Fatal(err)
 	}
 	return slices.Sorted(maps.Keys(list))
@@ -246,7 +243,7 @@ func TestAFileThatBreaksOffIsAnErrorAndReplacesNothing(t *testing.T) {
 		content := bytes.TrimSpace(sample(t, s.file))
 		for cut := 0; cut < len(content); cut += 1 + cut%5 {
 			list := map[string]lists.Record{"kept": {ID: "kept"}}
-			if _, err := fold(list, read(t, s.format, bytes.NewReader(content[:cut]), s.options)); err == nil {
+			if err := fold(list, read(t, s.format, bytes.NewReader(content[:cut]), s.options)); err == nil {
 				t.Fatalf("%s: the first %d of %d bytes are read without an error", s.file, cut, len(content))
 			}
 			if _, ok := list["kept"]; !ok {
@@ -266,7 +263,7 @@ func TestAWholeListWithoutARecordIsRefused(t *testing.T) {
 		`{"value":[{"Category":"7"}]}`: VICS,
 	} {
 		list := map[string]lists.Record{"kept": {ID: "kept"}}
-		if _, err := fold(list, read(t, format, strings.NewReader(content), Options{})); err == nil || len(list) != 1 {
+		if err := fold(list, read(t, format, strings.NewReader(content), Options{})); err == nil || len(list) != 1 {
 			t.Errorf("%s %q: error %v, %d records left", format, content, err, len(list))
 		}
 	}
@@ -280,7 +277,7 @@ func TestFilesOfAnotherFormatAreErrors(t *testing.T) {
 	for name, content := range contents {
 		for _, f := range Formats() {
 			list := map[string]lists.Record{}
-			if _, err := fold(list, read(t, f, strings.NewReader(content), Options{Extent: Whole})); err == nil {
+			if err := fold(list, read(t, f, strings.NewReader(content), Options{Extent: Whole})); err == nil {
 				t.Errorf("%s read as %s gives no error", name, f)
 			}
 		}
@@ -319,7 +316,7 @@ func TestOneEndlessTokenIsAnError(t *testing.T) {
 		CSV: "kind,hash\nmd5,\"", JSON: `[{"md5":"`, NCMEC: `<queryResult><images a="`, StopNCII: `{"hashRecords":[{"a":"`, ThreatExchange: `{"`, TAT: `{"next":"`, VICS: `{"value":[{"MD5":"`,
 	} {
 		list := map[string]lists.Record{}
-		if _, err := fold(list, read(t, f, endless(head), Options{})); err == nil || !strings.Contains(err.Error(), errTooLong.Error()) {
+		if err := fold(list, read(t, f, endless(head), Options{})); err == nil || !strings.Contains(err.Error(), errTooLong.Error()) {
 			t.Errorf("%s: %v, want %v", f, err, errTooLong)
 		}
 	}
@@ -347,7 +344,7 @@ func TestRowsOfOneIDThatStandApartAreAllKept(t *testing.T) {
 		fmt.Fprintf(&content, "md5,%s,id-%d\n", h, i%700)
 	}
 	list := map[string]lists.Record{}
-	if _, err := fold(list, read(t, CSV, strings.NewReader(content.String()), Options{})); err != nil {
+	if err := fold(list, read(t, CSV, strings.NewReader(content.String()), Options{})); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range list {
@@ -372,7 +369,7 @@ func TestAColumnThatTheMappingNamesMustBeThere(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	for _, content := range []string{"ref,md5\n7," + someMD5, "ref\n7", "hash,ref,file md5\n1,2,3", "ref,ref,file md5\n1,2,3"} {
-		if _, err := fold(map[string]lists.Record{}, read(t, CSV, strings.NewReader(content), Options{Columns: c})); err == nil {
+		if err := fold(map[string]lists.Record{}, read(t, CSV, strings.NewReader(content), Options{Columns: c})); err == nil {
 			t.Errorf("%q is read", content)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,7 +109,7 @@ func (c *client) tatUpdates(ctx context.Context, checkpoint string, login url.Va
 				if err != nil {
 					return out, err
 				}
-				account.secrets = append(c.secrets[:len(c.secrets):len(c.secrets)], token)
+				account.secrets = append(slices.Clip(c.secrets), token)
 				account.authorize = func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
 				signedIn = true
 			}
