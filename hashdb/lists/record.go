@@ -35,9 +35,19 @@ type Batch struct {
 	Put []Record
 	// Delete are IDs of records that are withdrawn, after the records were put. One that is not there is no error.
 	Delete []string
+	// Skipped is what the source held and this update leaves out.
+	Skipped []Skip
 	// Checkpoint is where the next update can go on once this batch is taken, or "" where it cannot: then that of
 	// an earlier batch stays. What it says is the business of whoever made the batch.
 	Checkpoint string
+}
+
+// Skip is a record, or a part of one, that an update leaves out. What the list held under its ID stays.
+type Skip struct {
+	// ID is the record's, or where it stood, such as "line 12".
+	ID string
+	// Reason says why, and never quotes a hash.
+	Reason string
 }
 
 // Update is the batches of one update in order. An error ends it; what came before the error stays taken,
