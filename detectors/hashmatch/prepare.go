@@ -129,10 +129,8 @@ func (p *Preparer) attachment(ctx context.Context, a *pipeline.Attachment) (m pi
 func (p *Preparer) content(ctx context.Context, a *pipeline.Attachment) ([]byte, error) {
 	data := a.Data.Reveal()
 	switch {
-	case int64(len(data)) > p.fetcher.MaxBytes():
-		return nil, pipeline.Permanent(fmt.Errorf("it is larger than %d bytes", p.fetcher.MaxBytes()))
 	case len(data) > 0:
-		return data, nil
+		return data, p.fetcher.TooLarge(data)
 	case a.URI == "":
 		return nil, pipeline.Permanent(errors.New("it has no content and no address"))
 	}
