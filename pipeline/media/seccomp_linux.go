@@ -135,7 +135,7 @@ func callFilter(pid int) []unix.SockFilter {
 	f.always(callAllowed, allowedCalls...)
 	f.always(callAllowed, callsOfArch...)
 	f.where(unix.SYS_MMAP, low(2, unix.PROT_EXEC, 0))
-	f.where(unix.SYS_MPROTECT, low(1, unix.PROT_EXEC, 0))
+	f.where(unix.SYS_MPROTECT, low(2, unix.PROT_EXEC, 0))
 	f.threads(pid)
 	f.always(callFails, failingCalls...)
 	f.always(callFails, failingCallsOfArch...)
@@ -167,7 +167,7 @@ func programFilter(pid int, path uint64) []unix.SockFilter {
 	f.where(unix.SYS_OPENAT, low(2, unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC, unix.O_RDONLY))
 	f.where(unix.SYS_MMAP, low(2, unix.PROT_EXEC, 0))
 	f.where(unix.SYS_MMAP, low(3, unix.MAP_ANONYMOUS, 0)) // code comes from files
-	f.where(unix.SYS_MPROTECT, low(1, unix.PROT_EXEC, 0))
+	f.where(unix.SYS_MPROTECT, low(2, unix.PROT_EXEC, 0))
 	f.where(unix.SYS_FCNTL, low(1, math.MaxUint32, unix.F_GETFD))
 	f.where(unix.SYS_FCNTL, low(1, math.MaxUint32, unix.F_SETFD))
 	f.where(unix.SYS_FCNTL, low(1, math.MaxUint32, unix.F_GETFL))
