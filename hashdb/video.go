@@ -16,7 +16,7 @@ const DefaultVideoShare = 80
 // What a look-up of a video costs at most. Beyond, [VideoResult.Incomplete] is set.
 const (
 	mostFrames    = 1 << 13 // of the video that is asked for
-	mostFrameHits = 1 << 20 // of its frames and known ones
+	mostFrameHits = 1 << 18 // of its frames and known ones
 )
 
 // VideoMatch says that a video shows so much of a known one.
