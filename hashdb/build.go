@@ -102,6 +102,9 @@ func (b *Builder) Begin(list List) {
 		}
 		facts.thresholds[k] = t
 	}
+	if facts.videoShare = cmp.Or(list.VideoShare, DefaultVideoShare); facts.videoShare < 1 || facts.videoShare > 100 {
+		b.fault(fmt.Errorf("list %s: %d percent of a video's frames, want 1 to 100", list.Name, list.VideoShare))
+	}
 	b.lists = append(b.lists, facts)
 	b.infos = append(b.infos, Info{Name: list.Name, Version: list.Version, Entries: make(map[Kind]int)})
 	b.category, b.entry, b.broken = list.Category, 0, n >= maxNumbered
@@ -337,7 +340,7 @@ func (b *Builder) plan() (h header, in *sorted, lists []byte, err error) {
 	section := listsSection{Categories: b.known}
 	for i, info := range b.infos {
 		l := listSection{
-			Name: info.Name, Version: info.Version, Thresholds: b.lists[i].thresholds, Entries: info.Entries,
+			Name: info.Name, Version: info.Version, Thresholds: b.lists[i].thresholds, VideoShare: b.lists[i].videoShare, Entries: info.Entries,
 			Duplicates: info.Duplicates, Refused: info.Refused, Ignored: info.Ignored,
 		}
 		for _, r := range info.Refusals {

@@ -206,7 +206,7 @@ func (s *Set) settle() (*Set, error) {
 func (s *Set) seal(fresh []recentEntry) error {
 	var b Builder
 	for _, l := range s.lists {
-		b.Begin(List{Name: l.name, Version: l.version, Thresholds: l.thresholds})
+		b.Begin(List{Name: l.name, Version: l.version, Thresholds: l.thresholds, VideoShare: l.videoShare})
 	}
 	counted := make([][PHash + 1]int, len(s.lists)) // of the segment's entries, by the set
 	total := len(s.recent.rows) + len(fresh)
@@ -307,7 +307,7 @@ func (r recent) add(entries []recentEntry) recent {
 	for _, e := range entries {
 		row := uint32(len(r.rows))
 		r.rows = append(r.rows, e)
-		if e.hash.kind == PDQ || e.hash.kind == PHash {
+		if e.hash.kind.isNear() {
 			r.near[e.hash.kind] = append(r.near[e.hash.kind], recentHash{e.hash.index(), row})
 		}
 		i := r.shared.slot(&e.hash)

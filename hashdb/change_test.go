@@ -156,7 +156,7 @@ func TestThousandsOfNewEntriesAllMatchAndThoseThatAreWithdrawnDoNot(t *testing.T
 	for len(order) < 3*mostRecent {
 		c := []Change{{List: "l", Category: "csam"}, {List: "m", Category: "ncii"}}
 		for range 1 + r.IntN(3000) {
-			e := listed{r.IntN(2), random(r, Kinds()[r.IntN(5)]), fmt.Sprint("e", len(order))}
+			e := listed{r.IntN(2), random(r, Kinds()[r.IntN(len(Kinds()))]), fmt.Sprint("e", len(order))}
 			order = append(order, e)
 			alive[e.id] = e
 			c[e.list].Add = append(c[e.list].Add, Entry{Hash: e.hash, ID: e.id})

@@ -27,6 +27,9 @@ const (
 	SHA1
 	// MD5 is a digest too, and the easiest to make collide.
 	MD5
+	// VPDQ is the PDQ hash, in mode native, of a frame of a video, one frame a second. Entries of this kind with one ID
+	// are the distinct frames of one video, which [Set.MatchVideo] finds.
+	VPDQ
 	// PDQ is the 256-bit hash of package pdq and matches within 31 bits.
 	PDQ
 	// PHash is goimagehash's 64-bit perception hash. It matches within 6 bits, and a match is
@@ -45,6 +48,7 @@ var kinds = [...]kindFacts{
 	SHA256: {"sha256", "sha256-fips180-4", sha256.Size, 0},
 	SHA1:   {"sha1", "sha1-fips180-4", sha1.Size, 0},
 	MD5:    {"md5", "md5-rfc1321", md5.Size, 0},
+	VPDQ:   {"vpdq", "pdq-native-v1", 32, 31},
 	PDQ:    {"pdq", "pdq-nn512-v1", 32, 31},
 	PHash:  {"phash", "goimagehash-v1.1.0", 8, 6},
 }
@@ -57,7 +61,7 @@ func (k Kind) facts() (kindFacts, bool) {
 }
 
 // Kinds returns every kind, the most certain first.
-func Kinds() []Kind { return []Kind{SHA256, SHA1, MD5, PDQ, PHash} }
+func Kinds() []Kind { return []Kind{SHA256, SHA1, MD5, VPDQ, PDQ, PHash} }
 
 // ParseKind reads a name that [Kind.String] writes.
 func ParseKind(name string) (Kind, error) {
@@ -66,10 +70,10 @@ func ParseKind(name string) (Kind, error) {
 			return k, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown hash kind %q: want one of md5, sha1, sha256, pdq, phash", clip(name))
+	return 0, fmt.Errorf("unknown hash kind %q: want one of md5, sha1, sha256, vpdq, pdq, phash", clip(name))
 }
 
-// String returns md5, sha1, sha256, pdq or phash.
+// String returns md5, sha1, sha256, vpdq, pdq or phash.
 func (k Kind) String() string {
 	if f, ok := k.facts(); ok {
 		return f.name
@@ -95,6 +99,12 @@ func (k *Kind) UnmarshalText(text []byte) error {
 	*k = parsed
 	return nil
 }
+
+// isPDQ says that hashes of the kind are made by package pdq.
+func (k Kind) isPDQ() bool { return k == PDQ || k == VPDQ }
+
+// isNear says that hashes of the kind match by distance.
+func (k Kind) isNear() bool { return k.isPDQ() || k == PHash }
 
 // Algorithm names the function and its version, for hashes that outlive the program:
 // hashes of one kind but different algorithms must not be compared. A PDQ hash is
@@ -194,7 +204,7 @@ func (h Hash) Unfit() string {
 		return "digest of the empty file"
 	}
 	switch h.kind {
-	case PDQ:
+	case PDQ, VPDQ:
 		if w := h.weight(); w < 96 || w > 160 {
 			return fmt.Sprintf("%d of 256 bits set, far from the 128 of a real picture", w)
 		}

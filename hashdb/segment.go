@@ -37,6 +37,7 @@ type segment struct {
 	entries    []segmentRecord // and one more, for the end of the last ID
 	tables     [PHash + 1]table
 	size       layout
+	known      footage
 }
 
 // segmentRecord is an entry. Its numbers lie together because a match reads them all.
@@ -48,7 +49,7 @@ type segmentRecord struct {
 func (r *segmentRecord) start() uint64 { return uint64(r.high)<<32 | uint64(r.low) }
 
 const (
-	segmentVersion = 1
+	segmentVersion = 2
 	headerSize     = 256
 	sectionAlign   = 64
 	mostListBytes  = 16 << 20 // of JSON
@@ -86,6 +87,7 @@ type listSection struct {
 	Name       string
 	Version    string
 	Thresholds map[Kind]int
+	VideoShare int
 	Entries    map[Kind]int
 	Duplicates int
 	Refused    int
@@ -301,7 +303,10 @@ func (s *segment) readLists(text []byte) error {
 				return fmt.Errorf("%w: list %s: threshold %d for %s", ErrCorrupt, l.Name, t, k)
 			}
 		}
-		s.lists = append(s.lists, listFacts{name: l.Name, version: l.Version, thresholds: l.Thresholds})
+		if l.VideoShare < 1 || l.VideoShare > 100 {
+			return fmt.Errorf("%w: list %s: %d percent of a video's frames", ErrCorrupt, l.Name, l.VideoShare)
+		}
+		s.lists = append(s.lists, listFacts{name: l.Name, version: l.Version, thresholds: l.Thresholds, videoShare: l.VideoShare})
 		info := Info{Name: l.Name, Version: l.Version, Entries: l.Entries, Duplicates: l.Duplicates, Refused: l.Refused}
 		if info.Entries == nil {
 			info.Entries = make(map[Kind]int)

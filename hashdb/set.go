@@ -41,6 +41,7 @@ type List struct {
 	Version    string
 	Category   string       // of entries that name none
 	Thresholds map[Kind]int // bits; [Kind.Threshold] where absent, and never more
+	VideoShare int          // percent of a known video's frames that make a match, 1 to 100; [DefaultVideoShare] where 0
 	Entries    []Entry
 }
 
@@ -60,7 +61,7 @@ type Match struct {
 type Query struct {
 	// Hashes are of any kinds; several PDQ hashes are the orientations of one picture.
 	Hashes []Hash
-	// Quality is that of the PDQ hashes, 0 to 100, or [UnknownQuality]. Under
+	// Quality is that of the PDQ or VPDQ hashes, 0 to 100, or [UnknownQuality]. Under
 	// 50 they are not looked up, and the result says so.
 	Quality int
 }
@@ -123,6 +124,7 @@ type listFacts struct {
 	name, version string
 	category      string // of entries that name none
 	thresholds    map[Kind]int
+	videoShare    int
 }
 
 // part is a segment and what has been withdrawn from it since.
@@ -165,6 +167,9 @@ func newSet(p part) *Set {
 
 // measure finds the radius to search in, for every kind.
 func (s *Set) measure() {
+	for i := range s.parts {
+		s.parts[i].videos() // now and not while somebody waits for a match
+	}
 	for i := range s.radius {
 		s.radius[i] = -1
 	}
@@ -282,7 +287,7 @@ type hit struct {
 const recently = -1
 
 // Match returns the entries that the hashes of a query match, each within its list's threshold. The same
-// query on the same set gives the same result.
+// query on the same set gives the same result. With hashes of [VPDQ] they are those of which a single frame matches.
 func (s *Set) Match(q Query) Result {
 	var result Result
 	if s == nil {
@@ -296,9 +301,9 @@ func (s *Set) Match(q Query) Result {
 		h := &q.Hashes[i]
 		switch {
 		case h.kind == 0 || s.radius[h.kind] < 0:
-		case h.kind == PDQ && gated:
+		case h.kind.isPDQ() && gated:
 			result.LowQuality = true
-		case h.kind == PDQ || h.kind == PHash:
+		case h.kind.isNear():
 			s.near(h, i, work)
 		default:
 			s.exact(h, i, work)

@@ -71,16 +71,16 @@ func bruteForce(lists []List, q Query) Result {
 	}
 	for _, list := range lists {
 		for _, e := range list.Entries {
-			if gated && e.Hash.kind == PDQ && slices.ContainsFunc(q.Hashes, func(h Hash) bool { return h.kind == PDQ }) {
+			if gated && e.Hash.kind.isPDQ() && slices.ContainsFunc(q.Hashes, func(h Hash) bool { return h.kind == e.Hash.kind }) {
 				result.LowQuality = true
 			}
 			for i, h := range q.Hashes {
-				if h.kind != e.Hash.kind || h.kind == PDQ && gated {
+				if h.kind != e.Hash.kind || h.kind.isPDQ() && gated {
 					continue
 				}
 				threshold, set := list.Thresholds[h.kind]
 				if !set {
-					threshold = map[Kind]int{PDQ: 31, PHash: 6}[h.kind]
+					threshold = map[Kind]int{VPDQ: 31, PDQ: 31, PHash: 6}[h.kind]
 				}
 				d := distance(h, e.Hash)
 				if d > threshold {
@@ -181,7 +181,7 @@ func TestMatchFindsWhatBruteForceFinds(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var pool []Hash // few hashes for many entries, so that lists and entries share them
 		for range 1 + r.IntN(30) {
-			pool = append(pool, random(r, Kinds()[r.IntN(5)]))
+			pool = append(pool, random(r, Kinds()[r.IntN(len(Kinds()))]))
 		}
 		var lists []List
 		for i := range 1 + r.IntN(4) {
@@ -220,7 +220,7 @@ func TestMatchFindsWhatBruteForceFinds(t *testing.T) {
 			for range r.IntN(10) {
 				h := pool[r.IntN(len(pool))]
 				switch h.kind {
-				case PDQ: // at the radius, one beyond, and about the lists' own thresholds
+				case PDQ, VPDQ: // at the radius, one beyond, and about the lists' own thresholds
 					h = perturb(r, h, []int{31, 32, 33, r.IntN(34)}[r.IntN(4)])
 				case PHash:
 					h = perturb(r, h, r.IntN(9))

@@ -58,7 +58,7 @@ const (
 
 func planFor(kind Kind, n int) plan {
 	switch {
-	case kind != PDQ && kind != PHash, n <= fewLinear:
+	case !kind.isNear(), n <= fewLinear:
 		return planOrder
 	case kind == PHash:
 		return planQuarters
@@ -75,7 +75,7 @@ func (p plan) fits(kind Kind) bool {
 	case planOrder:
 		return true
 	case planSixteen, planEleven:
-		return kind == PDQ
+		return kind.isPDQ()
 	case planQuarters:
 		return kind == PHash
 	default:
@@ -105,7 +105,7 @@ func (k Kind) stride() int { return (k.Size() + 7) / 8 }
 func (h *Hash) index() [4]uint64 {
 	w := h.words()
 	switch h.kind {
-	case PDQ:
+	case PDQ, VPDQ:
 		return scatter256(&w)
 	case PHash:
 		return [4]uint64{scatter64(w[0])}

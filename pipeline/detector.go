@@ -133,11 +133,11 @@ type Media struct {
 
 // Hash is one hash of an attachment or of one of its frames.
 type Hash struct {
-	Kind      string `json:"kind"`      // md5, sha1, sha256, pdq, phash
+	Kind      string `json:"kind"`      // md5, sha1, sha256, vpdq, pdq, phash
 	Algorithm string `json:"algorithm"` // the version that computed it, or "platform"
 	Value     string `json:"value"`     // lower-case hex
 	Quality   *int   `json:"quality,omitempty"`
-	Frame     int    `json:"frame,omitempty"`
+	Frame     int    `json:"frame,omitempty"` // its number; of a video its second
 
 	// Variants are the hashes of the rotated and mirrored picture, where the
 	// kind has them: query side only, not recorded.

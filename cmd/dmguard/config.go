@@ -171,6 +171,9 @@ func (c *Config) validate() error {
 	if c.Worker.StuckAfter > 0 && c.Worker.StuckAfter <= c.Worker.PrepareTimeout {
 		fail("worker.stuck_after must be longer than worker.prepare_timeout: slow is not stuck")
 	}
+	if c.Worker.PrepareTimeout > 0 && c.Worker.PrepareTimeout <= c.Media.VideoTime {
+		fail("worker.prepare_timeout must be longer than media.video_time: a message that never gets ready is tried for ever")
+	}
 	atLeast("topics.partitions", int64(c.Topics.Partitions), 1)
 	atLeast("topics.replication", int64(c.Topics.Replication), 1)
 	positive("queue.lease", c.Queue.Lease)

@@ -106,7 +106,7 @@ func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (_ *rules, e
 	}()
 	r.preparer = hashmatch.NewPreparer(r.fetcher, examiner)
 	r.limits = cfg.Media
-	r.limits.FileRoots, r.limits.Stores = nil, nil // where things lie is no rule
+	r.limits.FileRoots, r.limits.Stores, r.limits.FFmpeg = nil, nil, "" // where things lie is no rule
 	if err := r.build(cfg, log); err != nil {
 		return nil, err
 	}
@@ -116,6 +116,9 @@ func (o *rulesetOptions) load(ctx context.Context, log *zap.Logger) (_ *rules, e
 
 // examiner returns what decodes pictures, as the options want it.
 func (r *rules) examiner(ctx context.Context, cfg media.Config, log *zap.Logger) (hashmatch.Examiner, error) {
+	if _, err := cfg.FindFFmpeg(); err != nil {
+		log.Warn("videos are not looked at: verdicts about them are partial", zap.Error(err))
+	}
 	switch r.opt.decode {
 	case decodeSandbox, decodeAuto:
 		var err error

@@ -10,8 +10,9 @@
 // server is not started. When the command ends, or a signal arrives, or the parent process dies, or testservers itself is
 // killed, every process started here is killed with all that it started in its process group, and the folder is removed.
 //
-// What is missing on the machine is installed from Debian's packages when that is allowed (root, or CI=true); otherwise the
-// commands to type are printed and nothing runs. Kafka's jars come from Maven Central, once, into the user's cache folder.
+// The tests also need an ffmpeg, in PATH. What is missing on the machine is installed from Debian's packages when that is
+// allowed (root, or CI=true); otherwise the commands to type are printed and nothing runs. Kafka's jars come from Maven
+// Central, once, into the user's cache folder.
 //
 // It is not a way to run dmguard: nothing here survives, is secured or is tuned. It does not look at what Debian's packages
 // may have started on their default ports.

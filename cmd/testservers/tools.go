@@ -62,7 +62,8 @@ func onPath(names ...string) func() (string, bool) {
 // findTools finds what the plan and the command need, and installs what is missing where that is allowed.
 func findTools(ctx context.Context, p plan, command []string, stderr io.Writer) (tools, error) {
 	t := tools{chromium: os.Getenv(envChromium)}
-	var needs []need
+	var ffmpeg string // which the tests find by themselves
+	needs := []need{{"ffmpeg, for the tests of videos", []string{"ffmpeg"}, onPath("ffmpeg"), &ffmpeg}}
 	if p.kafka {
 		cache, err := os.UserCacheDir()
 		if err != nil {

@@ -52,8 +52,10 @@ func (*Detector) Name() string { return "hashmatch" }
 // Detect implements [pipeline.Detector]. Findings come in the order of the
 // attachments, of one attachment the most certain first. Their label is the
 // kind of hash, so that a policy may trust digests more than likeness. A digest
-// scores 1, a PDQ hash 1 at distance 0 down to 0.5 at the list's threshold, a
-// perception hash half of that, since strangers are that near to one.
+// scores 1, a video as much of the known one as it shows, a PDQ hash 1 at distance 0
+// down to 0.5 at the list's threshold, a perception hash half of that, since
+// strangers are that near to one. Frames of videos are also looked up among
+// pictures, and Match.Frame is then their second.
 func (d *Detector) Detect(ctx context.Context, item *pipeline.Item) (pipeline.Answer, error) {
 	var answer pipeline.Answer
 	var faults faultList
@@ -66,13 +68,13 @@ func (d *Detector) Detect(ctx context.Context, item *pipeline.Item) (pipeline.An
 			faults.add(id, "it was not prepared")
 			continue
 		}
-		findings, malformed := d.attachment(&item.Media[i])
+		findings, missed := d.attachment(&item.Media[i])
 		answer.Findings = append(answer.Findings, findings...)
 		if item.Media[i].Err != "" {
 			faults.add(id, item.Media[i].Err)
 		}
-		if malformed {
-			faults.add(id, "a hash of it is malformed")
+		for _, what := range missed {
+			faults.add(id, what)
 		}
 	}
 	return answer, faults.err()
@@ -83,12 +85,18 @@ type found struct {
 	hashdb.Match
 	frame, quality int
 	platform       bool
+	ofVideo        bool
+	score          float64 // 0 for that of [score]
+	note           string
 }
 
 // attachment looks up all hashes of one attachment.
-func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, malformed bool) {
+func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, missed []string) {
 	var all []found
-	more := 0
+	more, malformed := 0, false
+	isVideo := slices.ContainsFunc(m.Hashes, func(h pipeline.Hash) bool { return h.Kind == hashdb.VPDQ.String() })
+	var frames []hashdb.Query
+	var seconds []int
 	for i := range m.Hashes {
 		h := &m.Hashes[i]
 		query, err := queryOf(h)
@@ -96,15 +104,24 @@ func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, m
 			malformed = true
 			continue
 		}
+		if h.Kind == hashdb.VPDQ.String() {
+			frames, seconds = append(frames, query), append(seconds, h.Frame)
+			continue
+		}
 		result := d.set.Match(query)
 		more = max(more, result.More)
 		for _, match := range result.Matches {
-			f := found{Match: match, frame: h.Frame, platform: h.Algorithm == platform}
+			f := found{Match: match, frame: h.Frame, platform: h.Algorithm == platform, ofVideo: isVideo && match.Kind == hashdb.PDQ}
 			if h.Quality != nil {
 				f.quality = *h.Quality
 			}
 			all = append(all, f)
 		}
+	}
+	videos := d.set.MatchVideo(frames)
+	more = max(more, videos.More)
+	for i := range videos.Matches {
+		all = append(all, foundVideo(&videos.Matches[i], seconds))
 	}
 	all = nearest(all)
 	if extra := len(all) - d.cfg.MaxFindings; extra > 0 {
@@ -116,7 +133,26 @@ func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, m
 	if more > 0 {
 		findings[len(findings)-1].Reason += fmt.Sprintf("; %d or more entries beside these match", more)
 	}
-	return findings, malformed
+	if malformed {
+		missed = append(missed, "a hash of it is malformed")
+	}
+	if videos.Incomplete {
+		missed = append(missed, "its frames are like more of those in lists than are compared")
+	}
+	return findings, missed
+}
+
+// foundVideo takes over a video match, of frames at these seconds.
+func foundVideo(m *hashdb.VideoMatch, seconds []int) found {
+	share := float64(m.Met) / float64(m.Frames)
+	return found{
+		Match: hashdb.Match{
+			List: m.List, ListVersion: m.ListVersion, Entry: m.Entry, Category: m.Category,
+			Kind: hashdb.VPDQ, Distance: m.Distance, Threshold: m.Threshold,
+		},
+		frame: seconds[m.Query], score: share,
+		note: fmt.Sprintf("%d of %d known frames, the first at second %d", m.Met, m.Frames, seconds[m.Query]),
+	}
 }
 
 func queryOf(h *pipeline.Hash) (hashdb.Query, error) {
@@ -142,7 +178,7 @@ func queryOf(h *pipeline.Hash) (hashdb.Query, error) {
 func nearest(all []found) []found {
 	slices.SortStableFunc(all, func(a, b found) int {
 		return cmp.Or(
-			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Distance, b.Distance),
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(b.score, a.score), cmp.Compare(a.Distance, b.Distance),
 			cmp.Compare(a.List, b.List), cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.frame, b.frame),
 		)
 	})
@@ -162,13 +198,19 @@ func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
 	if f.Kind.Threshold() > 0 {
 		reason = fmt.Sprintf("list %s, entry %s, %s distance %d of %d", f.List, f.Entry, kind, f.Distance, f.Threshold)
 	}
+	switch {
+	case f.note != "":
+		reason = fmt.Sprintf("list %s, entry %s, %s: %s", f.List, f.Entry, kind, f.note)
+	case f.ofVideo:
+		reason += fmt.Sprintf(", at second %d of the video", f.frame)
+	}
 	if f.platform {
 		reason += ", by the platform's own hash"
 	}
 	return pipeline.Finding{
 		Category: cmp.Or(pipeline.Category(f.Category), d.cfg.Category),
 		Label:    kind,
-		Score:    score(&f.Match),
+		Score:    cmp.Or(f.score, score(&f.Match)),
 		Reason:   reason,
 		Match: &pipeline.Match{
 			AttachmentID: attachment,

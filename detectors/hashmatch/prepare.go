@@ -18,7 +18,7 @@ import (
 // platform is the algorithm of a hash that the platform computed.
 const platform = "platform"
 
-// Examiner decodes pictures and computes with the function of [NewLook] what
+// Examiner decodes pictures and videos and computes with the function of [NewLook] what
 // there is to know of each frame: [media.InProcess] here, [media.Sandbox] in
 // processes that can do no harm.
 type Examiner interface {
@@ -64,7 +64,7 @@ func (p *Preparer) Prepare(ctx context.Context, item *pipeline.Item) error {
 		return nil
 	}
 	prepared := make([]pipeline.Media, len(attachments))
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(media.ShareVideoTime(ctx))
 	group.SetLimit(max(2, runtime.GOMAXPROCS(0)))
 	for i := range attachments {
 		group.Go(func() error {
@@ -104,11 +104,17 @@ func (p *Preparer) attachment(ctx context.Context, a *pipeline.Attachment) (m pi
 			Kind: digest.Kind().String(), Algorithm: digest.Kind().Algorithm(), Value: digest.String(),
 		})
 	}
+	var film film
+	isVideo := media.Sniff(data).Kind == media.Video
 	result, err := p.examiner.Examine(ctx, data, p.want, func(frame int, seen []byte) error {
+		if isVideo {
+			return film.add(frame, seen)
+		}
 		hashes, err := hashesOf(frame, seen, p.want)
 		m.Hashes = append(m.Hashes, hashes...)
 		return err
 	})
+	m.Hashes = append(m.Hashes, film.hashes...)
 	switch {
 	case pipeline.IsPermanent(err):
 		faults = append(faults, err.Error())
@@ -129,10 +135,8 @@ func (p *Preparer) attachment(ctx context.Context, a *pipeline.Attachment) (m pi
 func (p *Preparer) content(ctx context.Context, a *pipeline.Attachment) ([]byte, error) {
 	data := a.Data.Reveal()
 	switch {
-	case int64(len(data)) > p.fetcher.MaxBytes():
-		return nil, pipeline.Permanent(fmt.Errorf("it is larger than %d bytes", p.fetcher.MaxBytes()))
 	case len(data) > 0:
-		return data, nil
+		return data, p.fetcher.TooLarge(data)
 	case a.URI == "":
 		return nil, pipeline.Permanent(errors.New("it has no content and no address"))
 	}
@@ -148,7 +152,7 @@ func (p *Preparer) content(ctx context.Context, a *pipeline.Attachment) ([]byte,
 func platformHashes(given map[string]string) (hashes []pipeline.Hash, faults []string) {
 	for _, kind := range hashdb.Kinds() { // in an order of ours
 		text, ok := given[kind.String()]
-		if !ok {
+		if !ok || kind == hashdb.VPDQ { // of which one says nothing
 			continue
 		}
 		h, err := hashdb.ParseHash(kind, text)

@@ -3,6 +3,8 @@ package media
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"gocloud.dev/blob"
@@ -30,6 +32,12 @@ type Config struct {
 	MaxMemory    int64         `yaml:"max_memory"` // bytes, of all pictures being decoded at one time
 	FetchTimeout time.Duration `yaml:"fetch_timeout"`
 	DecodeTime   time.Duration `yaml:"decode_time"`
+
+	// FFmpeg decodes videos: a path, or a name to be found in PATH; "" for none.
+	FFmpeg         string        `yaml:"ffmpeg"`
+	MaxVideoBytes  int64         `yaml:"max_video_bytes"`  // of one video, in place of MaxBytes
+	MaxVideoFrames int           `yaml:"max_video_frames"` // of one video, one for each second
+	VideoTime      time.Duration `yaml:"video_time"`       // for one video, and for all of a message together
 }
 
 // DefaultConfig returns the limits that the reference configuration states, and
@@ -42,6 +50,11 @@ func DefaultConfig() Config {
 		MaxMemory:    768 << 20,
 		FetchTimeout: 30 * time.Second,
 		DecodeTime:   10 * time.Second,
+
+		FFmpeg:         "ffmpeg",
+		MaxVideoBytes:  64 << 20,
+		MaxVideoFrames: 120,
+		VideoTime:      20 * time.Second,
 	}
 }
 
@@ -58,10 +71,16 @@ func (c *Config) Validate() error {
 		{"max_memory", c.MaxMemory, 1 << 20, 1 << 40},
 		{"fetch_timeout in nanoseconds", int64(c.FetchTimeout), int64(time.Millisecond), int64(time.Hour)},
 		{"decode_time in nanoseconds", int64(c.DecodeTime), int64(time.Millisecond), int64(time.Hour)},
+		{"max_video_bytes", c.MaxVideoBytes, 1, 1 << 30},
+		{"max_video_frames", int64(c.MaxVideoFrames), 1, 1024},
+		{"video_time in nanoseconds", int64(c.VideoTime), int64(time.Millisecond), int64(time.Hour)},
 	} {
 		if l.v < l.lo || l.v > l.hi {
 			errs = append(errs, fmt.Errorf("media: %s is %d, want %d to %d", l.name, l.v, l.lo, l.hi))
 		}
+	}
+	if strings.ContainsRune(c.FFmpeg, '/') && !filepath.IsAbs(c.FFmpeg) {
+		errs = append(errs, errors.New("media: ffmpeg is neither a name nor an absolute path"))
 	}
 	return errors.Join(errs...)
 }

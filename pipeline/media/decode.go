@@ -11,6 +11,7 @@ import (
 	"image/jpeg"
 	"image/png"
 	"io"
+	"runtime"
 
 	"golang.org/x/image/bmp"
 	"golang.org/x/image/webp"
@@ -23,8 +24,11 @@ import (
 type Frame struct {
 	// Image is valid until the function that it was handed to returns.
 	Image image.Image
-	// Index counts the frames of the file from 0.
+	// Index counts the frames of the file from 0. Of a video it is the second that
+	// the frame is the first of, and where there are several tracks, so may others be.
 	Index int
+	// Video says that it is a frame of a video.
+	Video bool
 }
 
 // Result says what [Decoder.Decode] made of a file.
@@ -43,14 +47,19 @@ type Decoder struct {
 	cfg Config
 	// reserve waits until need bytes are free, and returns what frees them again.
 	reserve func(ctx context.Context, need int64) (release func(), err error)
+	films   *films // nil where there are no videos to be decoded
 }
 
-// NewDecoder returns a decoder with the limits of cfg.
+// NewDecoder returns a decoder with the limits of cfg. Videos are decoded by
+// ffmpeg in processes of their own, which are locked in where the kernel can do
+// so, and have limits of memory and time in any case.
 func NewDecoder(cfg Config) (*Decoder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Decoder{cfg, reserveOf(cfg.MaxMemory)}, nil
+	reserve := reserveOf(cfg.MaxMemory)
+	lock := sandboxSupport() == nil
+	return &Decoder{cfg, reserve, newFilms(context.Background(), &cfg, lock, runtime.GOMAXPROCS(0), reserve)}, nil
 }
 
 // reserveOf shares out n bytes.
@@ -64,8 +73,9 @@ func reserveOf(n int64) func(context.Context, int64) (func(), error) {
 	}
 }
 
-// Decode hands each distinct frame of a picture to yield, one at a time, and
-// stops at its first error, which it returns as it is.
+// Decode hands each distinct frame of a picture, or the first frame of each second
+// of a video, to yield, one at a time, and stops at its first error, which it
+// returns as it is.
 //
 // A file that is neither picture nor video has no frames and is no error. An
 // error marked by [pipeline.Permanent] says why a picture or video is not looked
@@ -74,6 +84,9 @@ func reserveOf(n int64) func(context.Context, int64) (func(), error) {
 func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) error) (Result, error) {
 	format, c, err := d.cfg.codec(data)
 	result := Result{Format: format}
+	if err == nil && format.Kind == Video {
+		return d.films.decode(ctx, data, format, yield)
+	}
 	if c == nil {
 		return result, err
 	}
@@ -121,15 +134,21 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 	return result, damaged(result.Format, err)
 }
 
-// codec tells by its first bytes how a file is decoded; nil with an error says
-// why it is not, nil without one that there is nothing to look at.
+// codec tells by its first bytes how a picture is decoded; nil with an error says
+// why it is not, nil without one that it is a video or nothing to look at.
 func (c *Config) codec(data []byte) (Format, *codec, error) {
 	format := Sniff(data)
 	switch format.Kind {
 	case Other:
 		return format, nil, nil
 	case Video:
-		return format, nil, faulty(faultVideo, format.Name)
+		switch {
+		case demuxers[format.Name] == "":
+			return format, nil, faulty(faultVideo, format.Name)
+		case int64(len(data)) > c.MaxVideoBytes:
+			return format, nil, faulty(faultBytes, format.Name, c.MaxVideoBytes)
+		}
+		return format, nil, nil
 	case Image:
 	}
 	if int64(len(data)) > c.MaxBytes {

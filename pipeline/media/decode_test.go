@@ -306,9 +306,10 @@ func TestWhatIsNotDecodedSaysSo(t *testing.T) {
 		"heif":           {[]byte("\x00\x00\x00\x18ftypheic\x00\x00\x00\x00"), "format heif are not decoded"},
 		"avif":           {[]byte("\x00\x00\x00\x18ftypavif\x00\x00\x00\x00"), "format avif are not decoded"},
 		"svg":            {[]byte(`<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>`), "format svg are not decoded"},
-		"mp4":            {[]byte("\x00\x00\x00\x18ftypisom\x00\x00\x00\x00"), "video frames are not looked at in this build (mp4)"},
-		"mov":            {[]byte("\x00\x00\x00\x18ftypqt  \x00\x00\x00\x00"), "video frames are not looked at in this build (mov)"},
-		"webm":           {[]byte("\x1aE\xdf\xa3\x00\x00"), "video frames are not looked at in this build (webm)"},
+		"mp4":            {[]byte("\x00\x00\x00\x18ftypisom\x00\x00\x00\x00"), "the mp4 video has no frame that can be decoded"},
+		"mov":            {[]byte("\x00\x00\x00\x18ftypqt  \x00\x00\x00\x00"), "the mov video has no frame that can be decoded"},
+		"webm":           {[]byte("\x1aE\xdf\xa3\x00\x00"), "the webm video has no frame that can be decoded"},
+		"avi":            {[]byte("RIFF\x00\x00\x00\x00AVI LIST"), "videos in the format avi are not looked at"},
 		"animated webp":  {animatedWebP(), "animated webp"},
 		"png of 0 width": {zeroWidth(small), "damaged"},
 	} {
@@ -453,7 +454,7 @@ func TestAPanickingDecoderIsAnError(t *testing.T) {
 }
 
 func TestLimitsAreValidated(t *testing.T) {
-	if _, err := NewDecoder(Config{}); err == nil || strings.Count(err.Error(), "\n") != 5 {
+	if _, err := NewDecoder(Config{}); err == nil || strings.Count(err.Error(), "\n") != 8 {
 		t.Errorf("want every fault at once, got %v", err)
 	}
 }

@@ -47,6 +47,19 @@ const (
 	faultProcessExit
 	faultProcessAnswer
 
+	// Those below are of videos, which no decoder process of ours is given.
+	faultVideoProgram
+	faultVideoSystem
+	faultVideoStart
+	faultVideoLock
+	faultVideoTogether
+	faultVideoSide
+	faultVideoEmpty
+	faultVideoFrames
+	faultVideoDamaged
+	faultVideoResized
+	faultVideoTracks
+
 	faultKinds
 )
 
@@ -57,7 +70,7 @@ const firstOfProcess = faultProcessMemory
 // of them as a duration.
 var faultTexts = [faultKinds]string{
 	faultBytes:            "it is larger than {0} bytes",
-	faultVideo:            "video frames are not looked at in this build ({format})",
+	faultVideo:            "videos in the format {format} are not looked at",
 	faultFormat:           "pictures in the format {format} are not decoded",
 	faultPixels:           "its {0} by {1} pixels are more than {2}",
 	faultMemory:           "decoding its {0} by {1} pixels needs more than {2} bytes",
@@ -79,6 +92,17 @@ var faultTexts = [faultKinds]string{
 	faultProcessSignal:    "the process that decoded it was ended by signal {0}",
 	faultProcessExit:      "the process that decoded it ended with status {0}",
 	faultProcessAnswer:    "the process that decoded it gave an answer that makes no sense",
+	faultVideoProgram:     "videos are not looked at: there is no ffmpeg",
+	faultVideoSystem:      "videos are not looked at on this system",
+	faultVideoStart:       "the {format} video was not looked at: ffmpeg could not be started",
+	faultVideoLock:        "the {format} video was not looked at: ffmpeg could not be locked in",
+	faultVideoTogether:    "the videos of its message took longer than {time} together",
+	faultVideoSide:        "a side of its picture is {0} pixels long, more than {1}",
+	faultVideoEmpty:       "the {format} video has no frame that can be decoded",
+	faultVideoFrames:      "the frames of the {format} video from second {0} on were not looked at: there are more than {1}",
+	faultVideoDamaged:     "parts of the {format} video may not have been looked at: they are damaged or cut short",
+	faultVideoResized:     "the picture of the {format} video changes its size: later frames were brought to the first one's",
+	faultVideoTracks:      "the tracks of the {format} video beyond the first {0} were not looked at",
 }
 
 func (f *fault) Error() string { return f.kind.text(f.format, f.n) }

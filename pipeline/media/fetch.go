@@ -28,11 +28,12 @@ const maxURI = 4096
 // Fetcher reads attachments from where they lie. Any number of goroutines may
 // use it until it is closed.
 type Fetcher struct {
-	maxBytes int64
-	timeout  time.Duration
-	roots    []root
-	buckets  map[string]*blob.Bucket // by address without query
-	ours     []*blob.Bucket          // that Close closes
+	anyBytes   int64 // of an attachment that is no video
+	videoBytes int64
+	timeout    time.Duration
+	roots      []root
+	buckets    map[string]*blob.Bucket // by address without query
+	ours       []*blob.Bucket          // that Close closes
 }
 
 type root struct {
@@ -42,7 +43,7 @@ type root struct {
 
 // Open opens the folders and stores of cfg. It reports every fault at once.
 func Open(ctx context.Context, cfg Config) (*Fetcher, error) {
-	f := &Fetcher{maxBytes: cfg.MaxBytes, timeout: cfg.FetchTimeout, buckets: map[string]*blob.Bucket{}}
+	f := &Fetcher{anyBytes: cfg.MaxBytes, videoBytes: cfg.MaxVideoBytes, timeout: cfg.FetchTimeout, buckets: map[string]*blob.Bucket{}}
 	errs := []error{cfg.Validate()}
 	for _, path := range cfg.FileRoots {
 		if err := f.openRoot(path); err != nil {
@@ -116,8 +117,21 @@ func (f *Fetcher) Close() error {
 	return errors.Join(errs...)
 }
 
-// MaxBytes is the largest attachment that is looked at.
-func (f *Fetcher) MaxBytes() int64 { return f.maxBytes }
+// most is how much is read before it is known what it is.
+func (f *Fetcher) most() int64 { return max(f.anyBytes, f.videoBytes) }
+
+// TooLarge says that data is larger than an attachment of its kind may be, by an
+// error marked by [pipeline.Permanent], or returns nil.
+func (f *Fetcher) TooLarge(data []byte) error {
+	limit := f.anyBytes
+	if Sniff(data).Kind == Video {
+		limit = f.videoBytes
+	}
+	if int64(len(data)) > limit {
+		return refuse("it is larger than %d bytes", limit)
+	}
+	return nil
+}
 
 // Fetch returns the bytes at uri. An error marked by [pipeline.Permanent] says
 // why they are not looked at: the address is refused, nothing lies there, it may
@@ -260,22 +274,23 @@ func objectError(err error) error {
 
 // read returns what r holds, and stops one byte over the limit.
 func (f *Fetcher) read(ctx context.Context, r io.Reader, size int64) ([]byte, error) {
-	if size > f.maxBytes {
-		return nil, f.tooLarge()
+	if size > f.most() {
+		return nil, refuse("it is larger than %d bytes", f.most())
 	}
 	var buf bytes.Buffer
 	buf.Grow(int(max(size, 0)) + bytes.MinRead)
-	n, err := buf.ReadFrom(&reader{ctx, io.LimitReader(r, f.maxBytes+1)})
+	n, err := buf.ReadFrom(&reader{ctx, io.LimitReader(r, f.most()+1)})
 	if err != nil {
 		return nil, err
 	}
-	if n > f.maxBytes {
-		return nil, f.tooLarge()
+	if n > f.most() {
+		return nil, refuse("it is larger than %d bytes", f.most())
+	}
+	if err := f.TooLarge(buf.Bytes()); err != nil {
+		return nil, err
 	}
 	return buf.Bytes(), nil
 }
-
-func (f *Fetcher) tooLarge() error { return refuse("it is larger than %d bytes", f.maxBytes) }
 
 // reader stops reading when ctx ends.
 type reader struct {

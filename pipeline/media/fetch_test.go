@@ -141,7 +141,7 @@ type growing struct{}
 func (growing) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestReadingStopsOneByteOverTheLimit(t *testing.T) {
-	f := &Fetcher{maxBytes: 1000}
+	f := &Fetcher{anyBytes: 1000}
 	count := &io.LimitedReader{R: growing{}, N: 1 << 20}
 	if _, err := f.read(t.Context(), count, 3); !pipeline.IsPermanent(err) {
 		t.Errorf("error %v", err)
@@ -165,7 +165,7 @@ func TestOutagesAreNotFaultsOfTheMessage(t *testing.T) {
 
 func TestASlowStoreIsAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &Fetcher{maxBytes: 1000, timeout: DefaultConfig().FetchTimeout}
+		f := &Fetcher{anyBytes: 1000, timeout: DefaultConfig().FetchTimeout}
 		ctx, cancel := context.WithTimeout(t.Context(), f.timeout)
 		defer cancel()
 		<-ctx.Done()

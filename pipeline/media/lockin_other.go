@@ -22,3 +22,11 @@ func sandboxSupport() error {
 }
 
 func lockIn(int64, time.Duration) error { return sandboxSupport() }
+
+const programSupport = false
+
+func sealedFile([]byte) (*os.File, error) { return nil, sandboxSupport() }
+
+func killGroup(p *os.Process) error { return p.Kill() }
+
+func runProgram(string) {}

@@ -44,6 +44,10 @@ const (
 // because what happened to the first may have been another's doing. That there is
 // no process to be had at all is an error that may pass.
 //
+// Videos are decoded by ffmpeg, one in each process, which is locked in before
+// it runs: it can open nothing but itself and its libraries. Its frames come as
+// bytes of known number and are looked at here.
+//
 // A process that a picture took over can lie about that picture and about those
 // it is given later, until it is replaced after five minutes of work. It cannot
 // write texts, use memory of the service, or reach anything.
@@ -51,6 +55,7 @@ type Sandbox struct {
 	cfg     Config
 	log     *zap.Logger
 	slots   *semaphore.Weighted // processes at work
+	films   *films
 	reserve func(ctx context.Context, need int64) (func(), error)
 	life    context.Context // of the processes, which outlive every call
 	kill    context.CancelFunc
@@ -68,7 +73,7 @@ func StartSandbox(ctx context.Context, cfg Config, processes int, log *zap.Logge
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if !serves.Load() {
+	if served.Load() == nil {
 		return nil, errors.New("starting the decoder sandbox: this program does not call media.ServeSandbox")
 	}
 	if os.Getenv(decoderVariable) != "" {
@@ -82,6 +87,7 @@ func StartSandbox(ctx context.Context, cfg Config, processes int, log *zap.Logge
 	}
 	s := &Sandbox{cfg: cfg, log: log, slots: semaphore.NewWeighted(int64(max(1, processes))), reserve: reserveOf(cfg.MaxMemory)}
 	s.life, s.kill = context.WithCancel(context.WithoutCancel(ctx))
+	s.films = newFilms(s.life, &cfg, true, processes, s.reserve)
 	p, err := s.start(ctx)
 	if err != nil {
 		s.Close()
@@ -99,12 +105,17 @@ func (s *Sandbox) Close() {
 	s.mu.Unlock()
 	s.kill()
 	s.alive.Wait()
+	s.films.alive.Wait()
 }
 
 // Examine does what [InProcess.Examine] does.
 func (s *Sandbox) Examine(ctx context.Context, data []byte, want uint8, each func(frame int, seen []byte) error) (Result, error) {
 	format, codec, err := s.cfg.codec(data)
 	result := Result{Format: format}
+	if err == nil && format.Kind == Video {
+		inside := InProcess{Decoder: &Decoder{cfg: s.cfg, films: s.films}, Look: *served.Load()}
+		return inside.Examine(ctx, data, want, each)
+	}
 	if codec == nil {
 		return result, err
 	}

@@ -60,6 +60,7 @@ const (
 	trace
 	readOthers
 	executableMemory
+	makeExecutable
 	raiseLimit
 	forgiveDeath
 	garbage
@@ -125,6 +126,9 @@ func testLook(f Frame, want uint8) ([]byte, error) {
 		_, _ = unix.ProcessVMReadv(1, nil, nil, 0)
 	case executableMemory:
 		_, _ = unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
+	case makeExecutable:
+		page, _ := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		_ = unix.Mprotect(page, unix.PROT_READ|unix.PROT_EXEC)
 	case raiseLimit:
 		err := unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 		return fmt.Append(nil, errors.Is(err, unix.EPERM)), nil
@@ -402,7 +406,8 @@ func TestWhateverADecoderDoesTheNextPictureIsDecoded(t *testing.T) {
 		"signals the service":     {signalOthers, forbidden},
 		"traces a process":        {trace, forbidden},
 		"reads a process":         {readOthers, forbidden},
-		"makes memory executable": {executableMemory, forbidden},
+		"maps executable memory":  {executableMemory, forbidden},
+		"makes memory executable": {makeExecutable, forbidden},
 		"answers garbage":         {garbage, nonsense},
 		"answers a gigabyte":      {tooLong, nonsense},
 		"answers a million times": {tooMany, nonsense},
@@ -717,6 +722,8 @@ func play(role string) {
 		fmt.Fprintln(os.Stdout, idle.cmd.Process.Pid)
 		fmt.Fprintln(os.Stdout, busy.cmd.Process.Pid)
 		select {}
+	case "film service":
+		filmService()
 	case "without landlock":
 		refuse(unix.SYS_LANDLOCK_CREATE_RULESET, unix.ENOSYS)
 		_, err := StartSandbox(context.Background(), DefaultConfig(), 1, zap.NewNop())

@@ -21,9 +21,9 @@ const (
 	decoderVariable = "DMGUARD_DECODER_PROCESS"
 )
 
-// serves says that this program calls [ServeSandbox], and so may be started
-// again as a decoder.
-var serves atomic.Bool
+// served is what this program calls [ServeSandbox] with, by which it may be
+// started again as a decoder; nil if it does not.
+var served atomic.Pointer[Look]
 
 // ServeSandbox turns the process into a decoder if a [Sandbox] started it as
 // such, and returns true when its work is done: the program then ends. A program
@@ -31,7 +31,11 @@ var serves atomic.Bool
 // a program in TestMain. Nothing that look touches may need a file, a new
 // connection or a new process.
 func ServeSandbox(look Look) bool {
-	serves.Store(true)
+	served.Store(&look)
+	if len(os.Args) == 3 && os.Args[1] == programArgument && os.Getenv(decoderVariable) != "" {
+		runProgram(os.Args[2]) // ends the process
+		return true
+	}
 	if len(os.Args) != 2 || os.Args[1] != decoderArgument || os.Getenv(decoderVariable) == "" {
 		return false
 	}

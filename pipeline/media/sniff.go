@@ -44,6 +44,11 @@ func Sniff(data []byte) Format {
 	switch {
 	case at(4, "ftyp"):
 		return isoMedia(data)
+	case at(0, "\x1aE\xdf\xa3"):
+		if bytes.Contains(data[:min(len(data), 64)], []byte("matroska")) {
+			return Format{"matroska", Video}
+		}
+		return Format{"webm", Video}
 	case at(0, "BM") && len(data) >= 18 && isDIB(binary.LittleEndian.Uint32(data[14:])):
 		return Format{"bmp", Image}
 	case at(0, "\x47") && len(data) > 376 && data[188] == 0x47 && data[376] == 0x47:
@@ -80,7 +85,6 @@ var magics = []struct {
 	{0, "\xff\x4f\xff\x51", Format{"jpeg-2000", Image}},
 	{0, "8BPS", Format{"psd", Image}},
 	{0, "\x00\x00\x01\x00", Format{"ico", Image}},
-	{0, "\x1aE\xdf\xa3", Format{"webm", Video}},
 	{8, "AVI ", Format{"avi", Video}},
 	{0, "FLV\x01", Format{"flv", Video}},
 	{0, "\x00\x00\x01\xba", Format{"mpeg", Video}},

@@ -1,0 +1,107 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/dmguard/dmguard/pipeline"
+)
+
+// makeFilm has ffmpeg make a video at path.
+func makeFilm(t *testing.T, path string, arguments ...string) []byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "ffmpeg", append(append([]string{"-nostdin", "-loglevel", "error"}, arguments...), path)...)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("ffmpeg, which the tests need: %v\n%s", err, said)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// generated is a video of so many seconds, as ffmpeg is asked for it: turning, so that its frames differ.
+func generated(source string, seconds int) []string {
+	return []string{"-f", "lavfi", "-i", fmt.Sprintf("%s=s=320x240:r=5:d=%d", source, seconds), "-vf", "rotate=t/3:c=none,hue=h=20*t", "-pix_fmt", "yuv420p"}
+}
+
+// vpdqList makes a CSV list of what "dmguard hash" prints of a video.
+func vpdqList(t *testing.T, path, entry string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if status := run(t.Context(), []string{"hash", "--kind", "vpdq", path}, streams{nil, &out, &errs}); status != 0 {
+		t.Fatalf("status %d: %s%s", status, out.String(), errs.String())
+	}
+	list := "kind,hash,entry,category\n"
+	for line := range strings.Lines(out.String()) {
+		f := strings.Split(strings.TrimSpace(line), "\t")
+		if len(f) != 5 || f[0] != path || f[1] != "vpdq" {
+			t.Fatalf("line %q", line)
+		}
+		if quality, err := strconv.Atoi(f[3]); err != nil || quality >= 50 {
+			list += fmt.Sprintf("vpdq,%s,%s,csam\n", f[4], entry)
+		}
+	}
+	return list
+}
+
+func scanFilms(t *testing.T, arguments []string, films ...[]byte) (verdicts []pipeline.Verdict, log string) {
+	t.Helper()
+	var in, out, errs bytes.Buffer
+	for i, data := range films {
+		fmt.Fprintf(&in, `{"id":"m-%d","conversation_id":"c","sent_at":"2026-03-01T16:00:00Z","sender":{"id":"u"},"text":"x",`+
+			`"attachments":[{"id":"a-1","media_type":"video/mp4","data":"%s"}]}`+"\n", i, base64.StdEncoding.EncodeToString(data))
+	}
+	if status := run(t.Context(), append([]string{"scan"}, arguments...), streams{&in, &out, &errs}); status != 0 {
+		t.Fatalf("status %d: %s", status, errs.String())
+	}
+	for line := range strings.Lines(out.String()) {
+		var v pipeline.Verdict
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Fatal(err)
+		}
+		verdicts = append(verdicts, v)
+	}
+	if len(verdicts) != len(films) {
+		t.Fatalf("%d verdicts of %d messages", len(verdicts), len(films))
+	}
+	return verdicts, errs.String()
+}
+
+func TestAKnownVideoIsFoundByScan(t *testing.T) {
+	dir, lists := t.TempDir(), t.TempDir()
+	known := filepath.Join(dir, "known.mp4")
+	makeFilm(t, known, generated("testsrc2", 12)...)
+	copied := makeFilm(t, filepath.Join(dir, "copied.webm"), "-i", known, "-vf", "scale=240:-2", "-c:v", "libvpx", "-b:v", "400k")
+	stranger := makeFilm(t, filepath.Join(dir, "stranger.mov"), generated("smptebars", 4)...)
+	if err := os.WriteFile(filepath.Join(lists, "films.csv"), []byte(vpdqList(t, known, "film-7")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, where := range []string{decodeSandbox, decodeInProcess} {
+		verdicts, log := scanFilms(t, []string{"--lists", lists, "--decode", where}, copied, stranger)
+		v := verdicts[0]
+		if v.Status != pipeline.Scanned || v.Action != pipeline.Block || len(v.Findings) != 1 {
+			t.Fatalf("%+v\n%s", v, log)
+		}
+		f := v.Findings[0]
+		if f.Label != "vpdq" || f.Category != "csam" || f.Score < 0.8 || f.Match.Entry != "film-7" || f.Match.Kind != "vpdq" ||
+			!strings.HasPrefix(f.Reason, "list films, entry film-7, vpdq: ") || !strings.Contains(f.Reason, " of 12 known frames") {
+			t.Errorf("%+v", f)
+		}
+		if v := verdicts[1]; v.Status != pipeline.Scanned || len(v.Findings) != 0 {
+			t.Errorf("another video: %+v\n%s", v, log)
+		}
+	}
+}
