@@ -22,7 +22,7 @@ func modelCommand() *command {
 	return &command{
 		name:    "model",
 		summary: "make conversations up, and measure the grooming detector over them and over yours",
-		group:   []*command{modelGenerateCommand(), modelEvalCommand()},
+		group:   []*command{modelGenerateCommand(), modelImportCommand(), modelEvalCommand(), modelCalibrateCommand()},
 	}
 }
 

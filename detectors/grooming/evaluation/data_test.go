@@ -1,15 +1,14 @@
 package evaluation
 
 import (
+	"bytes"
 	"io/fs"
 	"maps"
 	"strings"
+	"testing"
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
-
-	"bytes"
-	"testing"
 )
 
 func data(t testing.TB) *Data {
@@ -128,7 +127,7 @@ func TestTheDigestIsOfTheTestSideAndAllOfIt(t *testing.T) {
 }
 
 func TestTrainAndTestShareNoWords(t *testing.T) {
-	l, err := leak(data(t), 3, 600)
+	l, err := leak(data(t), 3, 1200)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,6 +53,7 @@ type Report struct {
 	TestDigest string  `json:"test_digest"`
 	Seed       uint64  `json:"seed"`
 	Threshold  float64 `json:"threshold"`
+	Leaked     float64 `json:"leaked"` // share of the test side's words that the train side has
 	Filled     bool    `json:"filled"` // small talk of corpora was mixed in
 
 	Conversations map[Kind]int `json:"conversations"` // held out
@@ -163,6 +164,11 @@ func Evaluate(ctx context.Context, run Run) (*Report, error) {
 		TestDigest: run.Data.TestDigest(), Seed: run.Seed, Threshold: run.Threshold, Filled: run.Filler != nil,
 		Conversations: map[Kind]int{}, Authors: run.Data.Authors(Test),
 	}
+	leaked, err := leak(run.Data, run.Seed, 3*leakShapes)
+	if err != nil {
+		return nil, err
+	}
+	r.Leaked = leaked.Share
 	if v, ok := run.Detector.(interface{ Version() string }); ok {
 		r.Detector = v.Version()
 	}
@@ -173,6 +179,10 @@ func Evaluate(ctx context.Context, run Run) (*Report, error) {
 	}
 	return r, nil
 }
+
+// leakShapes is how many conversations of each kind are searched for words that
+// both sides have.
+const leakShapes = 200
 
 type evaluation struct {
 	Run
@@ -402,6 +412,7 @@ func (r *Report) Print(w io.Writer) error {
 	p.line("detector %s, test data %.12s, seed %d; made-up conversations, held out: %d risk in %d wordings of %s, %d hard negatives, %d small talk",
 		cmp.Or(r.Detector, "unknown"), r.TestDigest, r.Seed, r.Conversations[Risk], r.Wordings, strings.Join(r.Authors, " and "),
 		r.Conversations[Negative], r.Conversations[Talk])
+	p.line("words shared by train and test: %.2f %%", 100*r.Leaked)
 	p.line("Intervals of recall are over wordings, others exact. None of this is evidence of how it does in the field.")
 	p.side("HELD-OUT WORDINGS", &r.HeldOut)
 	p.side("KNOWN WORDINGS", &r.Known)
