@@ -265,8 +265,8 @@ func ProposeFromReviews(cases []Reviewed, days, reviewsPerDay float64) (*Proposa
 	for _, t := range grid {
 		p.Grid = append(p.Grid, expect(t))
 	}
-	for i := len(sorted) - 1; i >= 0; i-- { // from the lowest score on
-		if e := expect(sorted[i].Score); e.Fits {
+	for _, c := range slices.Backward(sorted) { // from the lowest score on
+		if e := expect(c.Score); e.Fits {
 			p.Chosen = &e
 			break
 		}
@@ -335,8 +335,7 @@ func csvColumns(r io.Reader, needed ...string) (*csvReader, map[string]int, erro
 func (c *csvReader) read() ([]string, error) {
 	c.limit.left = maxRecord
 	record, err := c.Read()
-	var p *csv.ParseError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*csv.ParseError](err); ok {
 		return nil, fmt.Errorf("line %d: not CSV", p.Line)
 	}
 	return record, err

@@ -151,6 +151,7 @@ func (c *card) side(s *Side) {
 		}
 	}
 	c.line("")
+	c.pairs("risk turns noticed for what they are, by intent", s, func(s *Setting) []Group { return s.Intents })
 	c.pairs("author, recall", s, func(s *Setting) []Group { return s.Authors })
 	c.pairs("hard negatives alerted, by scenario", s, func(s *Setting) []Group { return s.Scenarios })
 	c.pairs("couples of the same age alerted", s, func(s *Setting) []Group { return s.Cohorts })
@@ -187,16 +188,16 @@ func (r *Report) WriteCurve(w io.Writer) error {
 			x(0), y(v), x(1), x(v), y(0), y(1), x(v), y(0)+14, v, x(0)-5, y(v)+4, v)
 	}
 	fmt.Fprintf(&b, `<path d="M%.1f %.1fL%.1f %.1f" stroke="#999" stroke-dasharray="4 4"/>`+"\n", x(0), y(0), x(1), y(1))
-	path := ""
+	var path []string
 	for _, bin := range r.Calibration.Bins {
 		if bin.N == 0 {
 			continue
 		}
 		fmt.Fprintf(&b, `<path d="M%.1f %.1fV%.1f" stroke="#8aa"/><circle cx="%.1f" cy="%.1f" r="3.5" fill="#245"/>`+"\n",
 			x(bin.Mean), y(bin.Low), y(bin.High), x(bin.Mean), y(bin.Observed))
-		path += fmt.Sprintf("%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[path == ""], x(bin.Mean), y(bin.Observed))
+		path = append(path, fmt.Sprintf("%.1f %.1f", x(bin.Mean), y(bin.Observed)))
 	}
-	fmt.Fprintf(&b, `<path d="%s" fill="none" stroke="#245" stroke-width="1.5"/>`+"\n", path)
+	fmt.Fprintf(&b, `<path d="%s" fill="none" stroke="#245" stroke-width="1.5"/>`+"\n", "M"+strings.Join(path, "L"))
 	fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="middle">score, mean of a tenth</text>`+"\n", x(0.5), y(0)+30)
 	fmt.Fprintf(&b, `<text transform="translate(12 %.1f) rotate(-90)" text-anchor="middle">share of risk conversations</text>`+"\n</svg>\n", y(0.5))
 	_, err := io.WriteString(w, b.String())

@@ -235,7 +235,7 @@ func TestBadDataIsRefusedWithEveryFault(t *testing.T) {
 		t.Fatal("it was taken")
 	}
 	for _, want := range []string{
-		"split (train or test)", "is not closed", `unknown label "other"`, "{nothing}", "a: or b:", "couple is true", "needs label, risk and benign",
+		"split (train or test)", "is not closed", `unknown label "other"`, "{nothing}", "the role a or b", "couple is true", "needs label, risk and benign",
 		"is on both sides", "no small talk for test", "is neither risk-", "field unknown not found",
 	} {
 		if !strings.Contains(err.Error(), want) {

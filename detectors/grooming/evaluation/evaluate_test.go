@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
 	"testing"
 
@@ -136,6 +137,11 @@ func TestAnEvaluationIsTheSameAgain(t *testing.T) {
 		}
 		if len(r.HeldOut.Accounts.Points) != 3 || len(r.Evasion) != len(Families()) || len(r.Checks) < 25 || len(r.Scores) != 91 {
 			t.Errorf("%d points, %d families, %d checks, %d scores", len(r.HeldOut.Accounts.Points), len(r.Evasion), len(r.Checks), len(r.Scores))
+		}
+		for _, w := range r.KnownWordings {
+			if author, _, _ := strings.Cut(w.Name, "/"); slices.Contains(r.Authors, author) {
+				t.Errorf("%s is held out, and told of", w.Name)
+			}
 		}
 		if r.Conversations[Risk] != 30 || r.HeldOut.Accounts.Points[0].Shown { // on 31 benign ones nothing is shown at 1e-2
 			t.Errorf("%+v", r.HeldOut.Accounts.Points[0])

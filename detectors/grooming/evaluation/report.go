@@ -63,6 +63,10 @@ type Report struct {
 	HeldOut Side `json:"held_out"`
 	Known   Side `json:"known"` // wordings of the train split
 
+	// KnownWordings are those of the train split by how often the intent was
+	// noticed in their turns: what tuning may look at. There is none for test.
+	KnownWordings []Group `json:"known_wordings"`
+
 	Evasion     []Evasion   `json:"evasion"`
 	Calibration Calibration `json:"calibration"`
 	Corpora     []CorpusFPR `json:"corpora"`
@@ -83,6 +87,7 @@ type Side struct {
 type Setting struct {
 	Points    []Point `json:"points"`
 	Authors   []Group `json:"authors"`
+	Intents   []Group `json:"intents"`   // risk turns whose intent was noticed
 	Negatives Rate    `json:"negatives"` // hard negatives alerted
 	Scenarios []Group `json:"scenarios"`
 	Cohorts   []Group `json:"cohorts"`
@@ -268,6 +273,25 @@ func groups(outcomes []*Outcome, name func(*Outcome) string, rated func([]*Outco
 	return out
 }
 
+// turnGroups tells apart how many risk turns were noticed, by what name says.
+func turnGroups(outcomes []*Outcome, name func(*RiskTurn) string) []Group {
+	hits, of := map[string]int{}, map[string]int{}
+	for _, o := range outcomes {
+		for i := range o.RiskTurns {
+			n := name(&o.RiskTurns[i])
+			of[n]++
+			if o.noticed[i] {
+				hits[n]++
+			}
+		}
+	}
+	out := []Group{}
+	for _, n := range sortedKeys(of) {
+		out = append(out, Group{n, rate(hits[n], of[n])})
+	}
+	return out
+}
+
 // side judges the conversations of one split, with and without accounts.
 func (e *evaluation) side(ctx context.Context, split Split, name string) (Side, []*Outcome, error) {
 	var s Side
@@ -303,6 +327,7 @@ func (e *evaluation) setting(outcomes []*Outcome) Setting {
 	risk, negatives, talk := ofKind(outcomes, Risk), ofKind(outcomes, Negative), ofKind(outcomes, Talk)
 	plain := func(os []*Outcome) Rate { return share(os, alerted) }
 	s := Setting{
+		Intents:   turnGroups(risk, func(t *RiskTurn) string { return t.Intent }),
 		Authors:   groups(risk, func(o *Outcome) string { return o.Author }, func(os []*Outcome) Rate { return recallByWording(os, alerted, e.Seed) }),
 		Negatives: plain(negatives), Talk: plain(talk),
 		Scenarios: groups(negatives, func(o *Outcome) string { return o.Scenario }, plain),
@@ -370,11 +395,13 @@ func (e *evaluation) heldOut(ctx context.Context, r *Report) error {
 }
 
 func (e *evaluation) known(ctx context.Context, r *Report) error {
-	side, _, err := e.side(ctx, Train, "known wordings")
+	side, outcomes, err := e.side(ctx, Train, "known wordings")
 	if err != nil {
 		return err
 	}
 	r.Known = side
+	r.KnownWordings = turnGroups(outcomes, func(t *RiskTurn) string { return t.Wording })
+	slices.SortStableFunc(r.KnownWordings, func(a, b Group) int { return cmp.Compare(a.Rate.Value, b.Rate.Value) })
 	shown := 0
 	recall := func(family string) (Rate, error) {
 		g, err := NewGenerator(e.Data, Options{Seed: e.Seed, Split: Train, Languages: e.Languages, Filler: e.Filler, Obfuscation: family})
@@ -447,6 +474,17 @@ func (r *Report) Print(w io.Writer) error {
 	return p.w.Flush()
 }
 
+// PrintWordings writes how often each wording of the train split was noticed,
+// the least first.
+func (r *Report) PrintWordings(w io.Writer) error {
+	p := &printer{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	p.table("KNOWN WORDINGS, risk turns noticed for what they are", "WORDING\tNOTICED")
+	for _, g := range r.KnownWordings {
+		p.row("%s\t%d of %d", g.Name, g.Rate.Hits, g.Rate.Of)
+	}
+	return p.w.Flush()
+}
+
 // String shows the share, its interval and the numbers.
 func (r Rate) String() string {
 	if r.Of == 0 {
@@ -490,6 +528,7 @@ func (p *printer) side(title string, s *Side) {
 			p.row("%s\t%s\t%s", g.Name, g.Rate, texts[i].Rate)
 		}
 	}
+	pairs("risk turns noticed for what they are, by intent", func(s *Setting) []Group { return s.Intents })
 	pairs("recall by author", func(s *Setting) []Group { return s.Authors })
 	pairs("hard negatives alerted, by scenario", func(s *Setting) []Group {
 		return append(slices.Clone(s.Scenarios), Group{"all", s.Negatives}, Group{"made-up small talk", s.Talk})
