@@ -22,7 +22,9 @@ func modelCommand() *command {
 	return &command{
 		name:    "model",
 		summary: "the grooming detector: conversations made up, its message model, its errors",
-		group:   []*command{modelGenerateCommand(), modelTrainCommand(), modelShowCommand(), modelEvalCommand()},
+		group: []*command{
+			modelGenerateCommand(), modelImportCommand(), modelTrainCommand(), modelShowCommand(), modelEvalCommand(), modelCalibrateCommand(),
+		},
 	}
 }
 

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +34,8 @@ func runModelEval(ctx context.Context, cl *commandLine) error {
 	cl.Var(&benign, "benign", "`file` of everyday conversations (NDJSON, also .zst and .gz); may be given several times")
 	cl.Var(&data, "data", "`file` of conversations with labels beside it in FILE.labels.ndjson, or labels.ndjson in its folder; may be given several times")
 	fill := cl.Bool("fill", false, "also mix the benign files into the made-up conversations")
+	card := cl.String("card", "", "`file` for a model card in Markdown; its calibration curve is written beside it as SVG")
+	wordings := cl.Bool("wordings", false, "also list how often each phrase of the train split was noticed")
 	asJSON := cl.Bool("json", false, "print JSON, with the scores that \"model calibrate\" takes")
 	if err := cl.parse(0, 0); err != nil {
 		return err
@@ -67,10 +71,27 @@ func runModelEval(ctx context.Context, cl *commandLine) error {
 	if err != nil {
 		return err
 	}
+	if *card != "" {
+		if err := writeCard(report, *card); err != nil {
+			return err
+		}
+	}
 	if *asJSON {
 		return json.MarshalWrite(cl.out, report, json.Deterministic(true), jsontext.WithIndent("  "))
 	}
-	return report.Print(cl.out)
+	if err := report.Print(cl.out); err != nil || !*wordings {
+		return err
+	}
+	return report.PrintWordings(cl.out)
+}
+
+// writeCard writes the model card and the picture that it shows.
+func writeCard(r *evaluation.Report, name string) error {
+	curve := strings.TrimSuffix(name, filepath.Ext(name)) + ".calibration.svg"
+	return errors.Join(
+		writeFile(name, func(w io.Writer) error { return r.WriteCard(w, filepath.Base(curve)) }),
+		writeFile(curve, r.WriteCurve),
+	)
 }
 
 // corpusName is the name of a file without what says how it is packed.

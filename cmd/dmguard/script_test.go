@@ -94,6 +94,8 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 			mustRun(t, "keys", "review", "review.pub.json", "review.key.json")
 		}
 		write("messages.ndjson", simple("m-1", "c-1", `,"text":"hello"`)+"\n")
+		write("conversations.csv", "conversation,sender,time,text,label\nc-1,u-1,2026-03-01 16:00:00,hello,benign\n")
+		write("eval.json", `{"scores":[{"kind":"risk","score":0.9},{"kind":"benign","score":0.1}]}`)
 		write("dmguard.yaml", "policy: {version: \"2\"}\n")
 		picture, err := patternPNG(1, 96)
 		if err != nil {

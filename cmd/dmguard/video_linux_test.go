@@ -32,8 +32,8 @@ func makeFilm(t *testing.T, path string, arguments ...string) []byte {
 	return data
 }
 
-// generated is a video of so many seconds, as ffmpeg is asked for it: turning, so that its frames differ.
-func generated(source string, seconds int) []string {
+// generatedVideo is a video of so many seconds, as ffmpeg is asked for it: turning, so that its frames differ.
+func generatedVideo(source string, seconds int) []string {
 	return []string{"-f", "lavfi", "-i", fmt.Sprintf("%s=s=320x240:r=5:d=%d", source, seconds), "-vf", "rotate=t/3:c=none,hue=h=20*t", "-pix_fmt", "yuv420p"}
 }
 
@@ -83,9 +83,9 @@ func scanFilms(t *testing.T, arguments []string, films ...[]byte) (verdicts []pi
 func TestAKnownVideoIsFoundByScan(t *testing.T) {
 	dir, lists := t.TempDir(), t.TempDir()
 	known := filepath.Join(dir, "known.mp4")
-	makeFilm(t, known, generated("testsrc2", 12)...)
+	makeFilm(t, known, generatedVideo("testsrc2", 12)...)
 	copied := makeFilm(t, filepath.Join(dir, "copied.webm"), "-i", known, "-vf", "scale=240:-2", "-c:v", "libvpx", "-b:v", "400k")
-	stranger := makeFilm(t, filepath.Join(dir, "stranger.mov"), generated("smptebars", 4)...)
+	stranger := makeFilm(t, filepath.Join(dir, "stranger.mov"), generatedVideo("smptebars", 4)...)
 	if err := os.WriteFile(filepath.Join(lists, "films.csv"), []byte(vpdqList(t, known, "film-7")), 0o600); err != nil {
 		t.Fatal(err)
 	}

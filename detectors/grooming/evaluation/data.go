@@ -268,7 +268,7 @@ func (d *Data) addNegatives(f *negativeFile) error {
 			for line := range strings.Lines(strings.TrimSpace(script)) {
 				role, text, ok := strings.Cut(strings.TrimSpace(line), ":")
 				if !ok || (role != "a" && role != "b") {
-					errs = append(errs, fmt.Errorf("%s: a line begins with a: or b:", sc.id))
+					errs = append(errs, fmt.Errorf("%s: a line begins with the role a or b and a colon", sc.id))
 					continue
 				}
 				t, err := parseTemplate(strings.TrimSpace(text))

@@ -1,15 +1,14 @@
 package evaluation
 
 import (
+	"bytes"
 	"io/fs"
 	"maps"
 	"strings"
+	"testing"
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
-
-	"bytes"
-	"testing"
 )
 
 func data(t testing.TB) *Data {
@@ -128,7 +127,7 @@ func TestTheDigestIsOfTheTestSideAndAllOfIt(t *testing.T) {
 }
 
 func TestTrainAndTestShareNoWords(t *testing.T) {
-	l, err := leak(data(t), 3, 600)
+	l, err := leak(data(t), 3, 1200)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +235,7 @@ func TestBadDataIsRefusedWithEveryFault(t *testing.T) {
 		t.Fatal("it was taken")
 	}
 	for _, want := range []string{
-		"split (train or test)", "is not closed", `unknown label "other"`, "{nothing}", "a: or b:", "couple is true", "needs label, risk and benign",
+		"split (train or test)", "is not closed", `unknown label "other"`, "{nothing}", "the role a or b", "couple is true", "needs label, risk and benign",
 		"is on both sides", "no small talk for test", "is neither risk-", "field unknown not found",
 	} {
 		if !strings.Contains(err.Error(), want) {

@@ -202,19 +202,21 @@ func TestNoFactOfAnAccountGivesTheLabelAway(t *testing.T) {
 		},
 	}
 	const n = 700
+	openings := map[Kind][]*pipeline.Message{}
+	for i := range 3 * n {
+		c := g.Conversation(i)
+		first := slices.IndexFunc(c.Messages, func(m *pipeline.Message) bool { return strings.HasSuffix(m.Sender.ID, "/a") })
+		if first >= 0 {
+			openings[c.Kind] = append(openings[c.Kind], c.Messages[first])
+		}
+	}
 	for name, fact := range facts {
 		values := map[Kind][]float64{}
-		for i := range 3 * n {
-			c := g.Conversation(i)
-			if c.Kind == Talk {
-				continue
-			}
-			first := slices.IndexFunc(c.Messages, func(m *pipeline.Message) bool { return strings.HasSuffix(m.Sender.ID, "/a") })
-			if first < 0 {
-				continue
-			}
-			if v, known := fact(c.Messages[first]); known {
-				values[c.Kind] = append(values[c.Kind], v)
+		for kind, messages := range openings {
+			for _, m := range messages {
+				if v, known := fact(m); known {
+					values[kind] = append(values[kind], v)
+				}
 			}
 		}
 		best := 0.

@@ -28,6 +28,9 @@ type Outcome struct {
 	// Spans is how many places in messages the alert pointed to.
 	Spans int
 
+	// noticed says of every risk turn whether its intent was found in it.
+	noticed []bool
+
 	// steps are the messages at which the risk rose above all before.
 	steps []step
 }
@@ -73,7 +76,7 @@ type follower struct {
 const rememberedIDs = 8
 
 func follow(l *Labels, corpus string) *follower {
-	f := &follower{outcome: Outcome{Labels: *l, Corpus: corpus}, turnOf: map[string]int{}}
+	f := &follower{outcome: Outcome{Labels: *l, Corpus: corpus, noticed: make([]bool, len(l.RiskTurns))}, turnOf: map[string]int{}}
 	for i, t := range l.RiskTurns {
 		for _, id := range t.Messages {
 			f.turnOf[id] = i + 1
@@ -105,6 +108,11 @@ func (f *follower) see(ctx context.Context, d pipeline.Detector, m *pipeline.Mes
 	if n := f.turnOf[m.ID]; n > 0 {
 		o.Risky++
 		f.begun = max(f.begun, n)
+		for i := range a.Findings {
+			if a.Findings[i].Label == o.RiskTurns[n-1].Intent && a.Findings[i].MessageID == "" {
+				o.noticed[n-1] = true
+			}
+		}
 	}
 	if a.Risk > o.Score() {
 		o.steps = append(o.steps, step{o.Messages, f.begun, a.Risk})

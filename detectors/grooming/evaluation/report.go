@@ -53,6 +53,7 @@ type Report struct {
 	TestDigest string  `json:"test_digest"`
 	Seed       uint64  `json:"seed"`
 	Threshold  float64 `json:"threshold"`
+	Leaked     float64 `json:"leaked"` // share of the test side's words that the train side has
 	Filled     bool    `json:"filled"` // small talk of corpora was mixed in
 
 	Conversations map[Kind]int `json:"conversations"` // held out
@@ -61,6 +62,10 @@ type Report struct {
 
 	HeldOut Side `json:"held_out"`
 	Known   Side `json:"known"` // wordings of the train split
+
+	// KnownWordings are those of the train split by how often the intent was
+	// noticed in their turns: what tuning may look at. There is none for test.
+	KnownWordings []Group `json:"known_wordings"`
 
 	Evasion     []Evasion   `json:"evasion"`
 	Calibration Calibration `json:"calibration"`
@@ -82,6 +87,7 @@ type Side struct {
 type Setting struct {
 	Points    []Point `json:"points"`
 	Authors   []Group `json:"authors"`
+	Intents   []Group `json:"intents"`   // risk turns whose intent was noticed
 	Negatives Rate    `json:"negatives"` // hard negatives alerted
 	Scenarios []Group `json:"scenarios"`
 	Cohorts   []Group `json:"cohorts"`
@@ -163,6 +169,11 @@ func Evaluate(ctx context.Context, run Run) (*Report, error) {
 		TestDigest: run.Data.TestDigest(), Seed: run.Seed, Threshold: run.Threshold, Filled: run.Filler != nil,
 		Conversations: map[Kind]int{}, Authors: run.Data.Authors(Test),
 	}
+	leaked, err := leak(run.Data, run.Seed, 3*leakShapes)
+	if err != nil {
+		return nil, err
+	}
+	r.Leaked = leaked.Share
 	if v, ok := run.Detector.(interface{ Version() string }); ok {
 		r.Detector = v.Version()
 	}
@@ -173,6 +184,10 @@ func Evaluate(ctx context.Context, run Run) (*Report, error) {
 	}
 	return r, nil
 }
+
+// leakShapes is how many conversations of each kind are searched for words that
+// both sides have.
+const leakShapes = 200
 
 type evaluation struct {
 	Run
@@ -258,6 +273,25 @@ func groups(outcomes []*Outcome, name func(*Outcome) string, rated func([]*Outco
 	return out
 }
 
+// turnGroups tells apart how many risk turns were noticed, by what name says.
+func turnGroups(outcomes []*Outcome, name func(*RiskTurn) string) []Group {
+	hits, of := map[string]int{}, map[string]int{}
+	for _, o := range outcomes {
+		for i := range o.RiskTurns {
+			n := name(&o.RiskTurns[i])
+			of[n]++
+			if o.noticed[i] {
+				hits[n]++
+			}
+		}
+	}
+	out := []Group{}
+	for _, n := range sortedKeys(of) {
+		out = append(out, Group{n, rate(hits[n], of[n])})
+	}
+	return out
+}
+
 // side judges the conversations of one split, with and without accounts.
 func (e *evaluation) side(ctx context.Context, split Split, name string) (Side, []*Outcome, error) {
 	var s Side
@@ -293,6 +327,7 @@ func (e *evaluation) setting(outcomes []*Outcome) Setting {
 	risk, negatives, talk := ofKind(outcomes, Risk), ofKind(outcomes, Negative), ofKind(outcomes, Talk)
 	plain := func(os []*Outcome) Rate { return share(os, alerted) }
 	s := Setting{
+		Intents:   turnGroups(risk, func(t *RiskTurn) string { return t.Intent }),
 		Authors:   groups(risk, func(o *Outcome) string { return o.Author }, func(os []*Outcome) Rate { return recallByWording(os, alerted, e.Seed) }),
 		Negatives: plain(negatives), Talk: plain(talk),
 		Scenarios: groups(negatives, func(o *Outcome) string { return o.Scenario }, plain),
@@ -360,11 +395,13 @@ func (e *evaluation) heldOut(ctx context.Context, r *Report) error {
 }
 
 func (e *evaluation) known(ctx context.Context, r *Report) error {
-	side, _, err := e.side(ctx, Train, "known wordings")
+	side, outcomes, err := e.side(ctx, Train, "known wordings")
 	if err != nil {
 		return err
 	}
 	r.Known = side
+	r.KnownWordings = turnGroups(outcomes, func(t *RiskTurn) string { return t.Wording })
+	slices.SortStableFunc(r.KnownWordings, func(a, b Group) int { return cmp.Compare(a.Rate.Value, b.Rate.Value) })
 	shown := 0
 	recall := func(family string) (Rate, error) {
 		g, err := NewGenerator(e.Data, Options{Seed: e.Seed, Split: Train, Languages: e.Languages, Filler: e.Filler, Obfuscation: family})
@@ -402,6 +439,7 @@ func (r *Report) Print(w io.Writer) error {
 	p.line("detector %s, test data %.12s, seed %d; made-up conversations, held out: %d risk in %d wordings of %s, %d hard negatives, %d small talk",
 		cmp.Or(r.Detector, "unknown"), r.TestDigest, r.Seed, r.Conversations[Risk], r.Wordings, strings.Join(r.Authors, " and "),
 		r.Conversations[Negative], r.Conversations[Talk])
+	p.line("words shared by train and test: %.2f %%", 100*r.Leaked)
 	p.line("Intervals of recall are over wordings, others exact. None of this is evidence of how it does in the field.")
 	p.side("HELD-OUT WORDINGS", &r.HeldOut)
 	p.side("KNOWN WORDINGS", &r.Known)
@@ -432,6 +470,17 @@ func (r *Report) Print(w io.Writer) error {
 	p.table("GROOMCHECK", "FUNCTIONALITY\tSPLIT\tPASSED\tRISK NOTICED\tTWIN LEFT ALONE")
 	for _, c := range r.Checks {
 		p.row("%s\t%s\t%d of %d\t%d of %d\t%d of %d", c.Name, c.Split, c.Passed.Hits, c.Passed.Of, c.Noticed.Hits, c.Noticed.Of, c.Left.Hits, c.Left.Of)
+	}
+	return p.w.Flush()
+}
+
+// PrintWordings writes how often each wording of the train split was noticed,
+// the least first.
+func (r *Report) PrintWordings(w io.Writer) error {
+	p := &printer{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	p.table("KNOWN WORDINGS, risk turns noticed for what they are", "WORDING\tNOTICED")
+	for _, g := range r.KnownWordings {
+		p.row("%s\t%d of %d", g.Name, g.Rate.Hits, g.Rate.Of)
 	}
 	return p.w.Flush()
 }
@@ -479,6 +528,7 @@ func (p *printer) side(title string, s *Side) {
 			p.row("%s\t%s\t%s", g.Name, g.Rate, texts[i].Rate)
 		}
 	}
+	pairs("risk turns noticed for what they are, by intent", func(s *Setting) []Group { return s.Intents })
 	pairs("recall by author", func(s *Setting) []Group { return s.Authors })
 	pairs("hard negatives alerted, by scenario", func(s *Setting) []Group {
 		return append(slices.Clone(s.Scenarios), Group{"all", s.Negatives}, Group{"made-up small talk", s.Talk})
