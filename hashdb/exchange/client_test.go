@@ -56,7 +56,7 @@ func (h house) history(t *testing.T, seed uint64) (polls, failures int) {
 		case 0:
 			w.now = w.now.Add(time.Duration(w.rng.IntN(30)) * time.Hour)
 		case 1:
-			w.now = w.now.Add(time.Duration(w.rng.IntN(100)) * 24 * time.Hour)
+			w.now = w.now.Add(time.Duration(w.rng.IntN(200)) * 24 * time.Hour)
 		default:
 			w.now = w.now.Add(time.Duration(w.rng.IntN(20)) * time.Second)
 		}
@@ -67,8 +67,11 @@ func (h house) history(t *testing.T, seed uint64) (polls, failures int) {
 		}
 		w.mu.Unlock()
 		polls++
-		if f.poll(t.Context(), batches) != nil {
+		if err := f.poll(t.Context(), batches); err != nil {
 			failures++
+			if !w.down && strings.Contains(err.Error(), "checkpoint") {
+				t.Error(err)
+			}
 		}
 	}
 	w.mu.Lock()
@@ -295,7 +298,7 @@ func TestAnAnswerOverTheLimitIsAnError(t *testing.T) {
 func TestACheckpointOfAnotherSourceIsRefused(t *testing.T) {
 	for _, h := range houses {
 		asked := 0
-		f, w := h.begin(t, func(http.ResponseWriter, *http.Request) { asked++ })
+		f, _ := h.begin(t, func(http.ResponseWriter, *http.Request) { asked++ })
 		for _, checkpoint := range []string{
 			"x", "{}",
 			position{Format: h.format, Source: "https://example.org"}.String(),
@@ -306,7 +309,6 @@ func TestACheckpointOfAnotherSourceIsRefused(t *testing.T) {
 				t.Errorf("%s: checkpoint %q: %v, %d requests", h.format, checkpoint, err, asked)
 			}
 		}
-		_ = w
 	}
 }
 
@@ -422,5 +424,96 @@ func TestANameThatIsNotLoopbackIsNotDialled(t *testing.T) {
 	}
 	if err := onlyLoopback("tcp", "[::1]:80", nil); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestACursorOfNCMECIsUsedForItsWindowAndTwelveHours(t *testing.T) {
+	const link = "/v2/entries?from=1&to=2&start=7"
+	for name, c := range map[string]struct {
+		age     time.Duration
+		refused int
+		want    []string // the requests
+	}{
+		"fresh":         {11 * time.Hour, 0, []string{"7", ""}},
+		"old":           {13 * time.Hour, 0, []string{""}},
+		"not known":     {time.Hour, http.StatusGone, []string{"7", ""}},
+		"not let in":    {time.Hour, http.StatusUnauthorized, []string{"7"}},
+		"not available": {time.Hour, http.StatusServiceUnavailable, []string{"7", "7", "7", "7", "7", "7"}},
+	} {
+		var asked, froms []string
+		f, w := houses[0].begin(t, func(out http.ResponseWriter, r *http.Request) {
+			asked = append(asked, r.URL.Query().Get("start"))
+			froms = append(froms, r.URL.Query().Get("from"))
+			if c.refused != 0 && r.URL.Query().Has("start") {
+				out.WriteHeader(c.refused)
+				return
+			}
+			fmt.Fprint(out, "<queryResult/>")
+		})
+		until, end := w.now.Add(-48*time.Hour), w.now.Add(-24*time.Hour)
+		f.checkpoint = position{Format: NCMEC, Source: f.source, Until: until.Unix(), End: end.Unix(), Next: link, Fetched: w.now.Add(-c.age).Unix()}.String()
+		before := f.checkpoint
+		err := taken(f)
+		if !slices.Equal(asked, c.want) {
+			t.Errorf("%s: asked for %q, want %q", name, asked, c.want)
+		}
+		failed := c.refused == http.StatusUnauthorized || c.refused == http.StatusServiceUnavailable
+		if (err != nil) != failed || (f.checkpoint == before) != failed {
+			t.Errorf("%s: %v, checkpoint %s", name, err, f.checkpoint)
+		}
+		// After the window that the cursor was of comes the rest; without it, the window comes again.
+		want := until
+		if name == "fresh" {
+			want = end
+		}
+		if last := froms[len(froms)-1]; !failed && last != want.UTC().Format(ncmecTime) {
+			t.Errorf("%s: went on from %s, want %s", name, last, want)
+		}
+	}
+}
+
+func TestATokenThatRanOutIsRenewedWithinAnUpdate(t *testing.T) {
+	tokens, pages := 0, 0
+	f, _ := houses[3].begin(t, func(out http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			tokens++
+			fmt.Fprintf(out, `{"token":"t%d"}`, tokens)
+			return
+		}
+		if r.Header.Get("Authorization") != fmt.Sprintf("Bearer t%d", pages+1) {
+			out.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		pages++
+		next := `"more"`
+		if pages == 3 {
+			next = "null"
+		}
+		fmt.Fprintf(out, `{"next":%s,"checkpoint":"%d","results":[{"id":%[2]d,"algorithm":"MD5","hash_digest":"`+someMD5+`"}]}`, next, pages)
+	})
+	if err := taken(f); err != nil || tokens != 3 || len(f.list) != 3 {
+		t.Errorf("%v, %d tokens, %d entries", err, tokens, len(f.list))
+	}
+}
+
+func TestAListThatWasNotFollowedForLongIsFetchedAnew(t *testing.T) {
+	for _, h := range houses {
+		for _, days := range []int{29, 31, 84, 86, 400} {
+			var replaced bool
+			f, w := h.begin(t, func(out http.ResponseWriter, r *http.Request) {
+				fmt.Fprint(out, map[Format]string{NCMEC: "<queryResult/>", StopNCII: `{"hashRecords":[]}`, ThreatExchange: `{"data":[]}`, TAT: `{"token":"x","results":[]}`}[h.format])
+			})
+			f.checkpoint = position{Format: h.format, Source: f.source, Until: 100, After: "1,1", Fetched: w.now.Add(-time.Duration(days) * 24 * time.Hour).Unix()}.String()
+			for b, err := range f.open()(t.Context(), f.checkpoint) {
+				if err != nil {
+					t.Errorf("%s: %v", h.format, err)
+				}
+				replaced = b.Replace
+			}
+			want := h.format == StopNCII && days > 30 || h.format == ThreatExchange && days > 85
+			if replaced != want {
+				t.Errorf("%s after %d days: the whole list is %t, want %t", h.format, days, replaced, want)
+			}
+		}
 	}
 }

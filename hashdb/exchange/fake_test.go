@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -373,7 +374,7 @@ var houses = []house{
 	{NCMEC, "/env", "user:secret", 0, fakeNCMEC, func(r lists.Record) (int, string) {
 		return number(strings.TrimSuffix(r.ID, "/e")), r.Hashes[0].String()
 	}},
-	{StopNCII, "/v1", "function,secret", stopNCIIStale, fakeStopNCII, func(r lists.Record) (int, string) {
+	{StopNCII, "/v1", "function,secret", 30 * 24 * time.Hour, fakeStopNCII, func(r lists.Record) (int, string) {
 		n, err := strconv.ParseInt(r.Hashes[0].String(), 16, 64)
 		if err != nil {
 			panic(err)
@@ -387,6 +388,7 @@ var houses = []house{
 // follower keeps a list as it is told, and forgets everything else between updates.
 type follower struct {
 	open       func() Source
+	source     string
 	list       map[string]lists.Record
 	checkpoint string
 }
@@ -394,7 +396,7 @@ type follower struct {
 // follow returns a follower of a fake of the house.
 func (h house) follow(t testing.TB, w *world, server string) *follower {
 	t.Setenv(CredentialsVariable(h.format), h.credentials)
-	return &follower{list: map[string]lists.Record{}, open: func() Source {
+	return &follower{source: server + h.path, list: map[string]lists.Record{}, open: func() Source {
 		s, err := Open(h.format, server+h.path, nil, Options{
 			now: func() time.Time {
 				w.mu.Lock()
@@ -426,6 +428,9 @@ func (f *follower) poll(ctx context.Context, batches int) error {
 		}
 		if batches--; batches < 0 {
 			return nil
+		}
+		if replace && checkpoint != f.checkpoint {
+			return errors.New("a checkpoint inside an update that replaces the list")
 		}
 		replace = b.Replace
 		if staged == nil {

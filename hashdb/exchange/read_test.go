@@ -269,6 +269,20 @@ func TestAWholeListWithoutARecordIsRefused(t *testing.T) {
 	}
 }
 
+func TestWhatStandsAfterTheListIsAnError(t *testing.T) {
+	for content, format := range map[string]Format{
+		`{"value":[{"Category":1,"MD5":"` + someMD5 + `"}]}`: VICS,
+		`[{"md5":"` + someMD5 + `"}]`:                        JSON,
+	} {
+		for _, rest := range []string{"", "\n", "{}", "]", "x", "[]"} {
+			err := fold(map[string]lists.Record{}, read(t, format, strings.NewReader(content+rest), Options{}))
+			if (err != nil) != (strings.TrimSpace(rest) != "") {
+				t.Errorf("%s, then %q: %v", format, rest, err)
+			}
+		}
+	}
+}
+
 func TestFilesOfAnotherFormatAreErrors(t *testing.T) {
 	contents := map[string]string{
 		"nothing": "", "a page": "<html><body>Sign in</body></html>", "an error": `{"error":{"message":"no"}}`, "UTF-16": "\xff\xfe{\x00}\x00", "gzip": "\x1f\x8b\x08\x00", "text": "hello", "deep": strings.Repeat("<queryResult>", 40),
