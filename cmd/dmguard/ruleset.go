@@ -53,7 +53,7 @@ func (o *rulesetOptions) add(cl *commandLine) {
 }
 
 func (o *rulesetOptions) addDecode(cl *commandLine, where string) {
-	cl.StringVar(&o.decode, "decode", where, "where pictures are decoded: sandbox, in processes that can reach nothing; in-process; "+
+	cl.StringVar(&o.decode, "decode", where, "where pictures are decoded: sandbox, in processes that can reach nothing; in-process, with ffmpeg alone in one of its own; "+
 		"auto, in a sandbox where the kernel has one")
 }
 

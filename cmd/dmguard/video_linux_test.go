@@ -105,3 +105,68 @@ func TestAKnownVideoIsFoundByScan(t *testing.T) {
 		}
 	}
 }
+
+func TestVpdqPrintsALineForEachSecond(t *testing.T) {
+	dir := t.TempDir()
+	film, cut, text := filepath.Join(dir, "film.mp4"), filepath.Join(dir, "cut.mp4"), filepath.Join(dir, "text.mp4")
+	data := makeFilm(t, film, append(generatedVideo("testsrc2", 3), "-movflags", "+faststart")...)
+	for path, content := range map[string][]byte{cut: data[:len(data)*3/4], text: []byte("a shopping list")} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out, errs bytes.Buffer
+	if status := run(t.Context(), []string{"hash", "--kind", "vpdq", text, cut, film}, streams{nil, &out, &errs}); status != 3 {
+		t.Errorf("status %d: %s", status, errs.String())
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) < 5 || lines[0] != text+"\tvpdq\terror\tnot a video that is known" {
+		t.Fatalf("%q", lines)
+	}
+	for second, line := range lines[len(lines)-3:] {
+		hash := strings.TrimPrefix(line, fmt.Sprintf("%s\tvpdq\t%d\t100\t", film, second))
+		if len(hash) != 64 {
+			t.Errorf("line %q", line)
+		}
+	}
+	if line := lines[len(lines)-4]; !strings.HasPrefix(line, cut+"\tvpdq\terror\t") {
+		t.Errorf("of the video that is cut short: %q", line)
+	}
+	out.Reset()
+	if status := run(t.Context(), []string{"hash", "--kind", "pdq", film}, streams{nil, &out, &errs}); status != 3 || !strings.Contains(out.String(), "a vpdq hash for each frame") {
+		t.Errorf("status %d: %s", status, out.String())
+	}
+}
+
+func TestWithoutFFmpegVerdictsOnVideosArePartialAndItIsSaidOnce(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "dmguard.yaml")
+	if err := os.WriteFile(config, []byte("media: {ffmpeg: no-such-ffmpeg}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	film := makeFilm(t, filepath.Join(dir, "a.mp4"), generatedVideo("testsrc2", 1)...)
+	verdicts, log := scanFilms(t, []string{"--config", config}, film, film)
+	for _, v := range verdicts {
+		if v.Status != pipeline.Partial || !strings.Contains(v.Error, "videos are not looked at: there is no ffmpeg") {
+			t.Errorf("%+v", v)
+		}
+	}
+	if n := strings.Count(log, "videos are not looked at"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, log)
+	}
+	for text, want := range map[string]string{
+		"media: {ffmpeg: bin/ffmpeg}":                            "ffmpeg is neither a name nor an absolute path",
+		"media: {video_time: 40s}":                               "worker.prepare_timeout must be longer than media.video_time",
+		"media: {max_video_frames: 0, max_video_bytes: 1}":       "max_video_frames is 0",
+		"media: {ffmpeg: /no/such/ffmpeg, max_video_frames: 12}": "",
+	} {
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs bytes.Buffer
+		status := run(t.Context(), []string{"config", "check", config}, streams{nil, &out, &errs})
+		if (status == 0) != (want == "") || !strings.Contains(errs.String(), want) {
+			t.Errorf("%s: status %d: %s", text, status, errs.String())
+		}
+	}
+}

@@ -8,8 +8,8 @@
 // same set always give the same answer.
 //
 // What could not be looked at is an error of the detector, which makes the
-// verdict partial: a picture that does not decode, a video, an attachment that
-// is not there. No such thing are files that are neither picture nor video,
+// verdict partial: a picture or video that does not decode, an
+// attachment that is not there. No such thing are files that are neither picture nor video,
 // whose digests are looked up, and pictures with too little structure for a
 // perceptual hash, such as a blank page: those match nothing by themselves.
 //

@@ -238,7 +238,7 @@ func BenchmarkVideo(b *testing.B) {
 		seconds    int
 	}{{"480p", "854x480", 10}, {"720p", "1280x720", 10}, {"1080p", "1920x1080", 10}, {"720p of 30 s", "1280x720", 30}} {
 		data, _ := makeFilm(b, "a.mp4", "-f", "lavfi", "-i", fmt.Sprintf("testsrc2=s=%s:r=30:d=%d", c.size, c.seconds),
-			"-vf", "rotate=t/20:c=none", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-b:v", "3M")
+			"-pix_fmt", "yuv420p", "-preset", "veryfast", "-b:v", "3M")
 		b.Run(c.name, func(b *testing.B) {
 			self, children := processorTime(b, syscall.RUSAGE_SELF), processorTime(b, syscall.RUSAGE_CHILDREN)
 			for b.Loop() {

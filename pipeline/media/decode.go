@@ -59,7 +59,7 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	}
 	reserve := reserveOf(cfg.MaxMemory)
 	lock := sandboxSupport() == nil
-	return &Decoder{cfg, reserve, newFilms(context.Background(), &cfg, lock, runtime.GOMAXPROCS(0), reserve)}, nil
+	return &Decoder{cfg, reserve, newFilms(&cfg, lock, runtime.GOMAXPROCS(0), reserve)}, nil
 }
 
 // reserveOf shares out n bytes.

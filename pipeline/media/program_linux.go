@@ -117,27 +117,13 @@ func allowProgram(program string) error {
 		return err
 	}
 	run := []string{program}
-	file, err := elf.Open(program)
+	loader, err := loaderOf(program)
 	if err != nil {
-		return fmt.Errorf("reading the program: %w", err)
+		return err
 	}
-	for _, p := range file.Progs {
-		if p.Type != elf.PT_INTERP {
-			continue
-		}
-		name := make([]byte, min(p.Filesz, unix.PathMax))
-		if _, err := p.ReadAt(name, 0); err != nil {
-			file.Close()
-			return fmt.Errorf("reading the program: %w", err)
-		}
-		loader, err := filepath.EvalSymlinks(strings.TrimRight(string(name), "\x00"))
-		if err != nil {
-			file.Close()
-			return fmt.Errorf("looking for its loader: %w", err)
-		}
+	if loader != "" {
 		run = append(run, loader)
 	}
-	file.Close()
 	// Later versions of Landlock deny more than the first; see denyFiles.
 	err = landlock.V11.BestEffort().Restrict(
 		landlock.PathAccess(ll.AccessFSReadFile|ll.AccessFSExecute, run...),
@@ -148,6 +134,31 @@ func allowProgram(program string) error {
 		return fmt.Errorf("landlock: %w", err)
 	}
 	return opens("landlock", unix.EACCES)
+}
+
+// loaderOf returns the program that loads the libraries of another, or "" for one that
+// has none.
+func loaderOf(program string) (string, error) {
+	file, err := elf.Open(program)
+	if err != nil {
+		return "", fmt.Errorf("reading the program: %w", err)
+	}
+	defer func() { _ = file.Close() }() // nothing was written
+	for _, p := range file.Progs {
+		if p.Type != elf.PT_INTERP {
+			continue
+		}
+		name := make([]byte, min(p.Filesz, unix.PathMax))
+		if _, err := p.ReadAt(name, 0); err != nil {
+			return "", fmt.Errorf("reading the program: %w", err)
+		}
+		loader, err := filepath.EvalSymlinks(strings.TrimRight(string(name), "\x00"))
+		if err != nil {
+			return "", fmt.Errorf("looking for its loader: %w", err)
+		}
+		return loader, nil
+	}
+	return "", nil
 }
 
 // execution is a call of execve whose path lies where nobody can guess: the filter

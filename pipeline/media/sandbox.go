@@ -87,7 +87,7 @@ func StartSandbox(ctx context.Context, cfg Config, processes int, log *zap.Logge
 	}
 	s := &Sandbox{cfg: cfg, log: log, slots: semaphore.NewWeighted(int64(max(1, processes))), reserve: reserveOf(cfg.MaxMemory)}
 	s.life, s.kill = context.WithCancel(context.WithoutCancel(ctx))
-	s.films = newFilms(s.life, &cfg, true, processes, s.reserve)
+	s.films = newFilms(&cfg, true, processes, s.reserve)
 	p, err := s.start(ctx)
 	if err != nil {
 		s.Close()
@@ -97,15 +97,19 @@ func StartSandbox(ctx context.Context, cfg Config, processes int, log *zap.Logge
 	return s, nil
 }
 
-// Close kills all processes and waits for their end. Calls of Examine that are
+// Close kills all processes and waits for their end. Closed again, it does nothing. Calls of Examine that are
 // still under way fail.
 func (s *Sandbox) Close() {
 	s.mu.Lock()
+	again := s.closed
 	s.closed = true
 	s.mu.Unlock()
+	if again {
+		return
+	}
 	s.kill()
 	s.alive.Wait()
-	s.films.alive.Wait()
+	s.films.close()
 }
 
 // Examine does what [InProcess.Examine] does.

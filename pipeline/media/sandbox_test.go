@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	m.Run()
+	_ = os.RemoveAll(fakeFolder)
 }
 
 // What testLook is asked for: to do its work, or to misbehave inside of the sandbox.

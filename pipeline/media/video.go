@@ -64,13 +64,13 @@ type films struct {
 	locked  bool
 	slots   *semaphore.Weighted
 	reserve func(ctx context.Context, need int64) (func(), error)
-	life    context.Context
+	closed  chan struct{} // when nothing is to go on
 	alive   sync.WaitGroup
 }
 
 // newFilms returns what decodes as many videos at one time as half of processes.
-func newFilms(life context.Context, cfg *Config, locked bool, processes int, reserve func(context.Context, int64) (func(), error)) *films {
-	f := &films{cfg: *cfg, locked: locked, slots: semaphore.NewWeighted(int64(max(1, processes/2))), reserve: reserve, life: life}
+func newFilms(cfg *Config, locked bool, processes int, reserve func(context.Context, int64) (func(), error)) *films {
+	f := &films{cfg: *cfg, locked: locked, slots: semaphore.NewWeighted(int64(max(1, processes/2))), reserve: reserve, closed: make(chan struct{})}
 	if served.Load() == nil || !programSupport {
 		f.why = faultVideoSystem
 		return f
@@ -80,6 +80,21 @@ func newFilms(life context.Context, cfg *Config, locked bool, processes int, res
 		f.why = faultVideoProgram
 	}
 	return f
+}
+
+// close ends everything that is under way and waits until no process is left.
+func (f *films) close() {
+	close(f.closed)
+	f.alive.Wait()
+}
+
+func (f *films) isClosed() bool {
+	select {
+	case <-f.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // videoTime is what is left of [Config.VideoTime] for the videos of one message.
@@ -152,7 +167,13 @@ var errResized = errors.New("a frame of another size")
 func (j *film) run(ctx context.Context, limit time.Duration) error {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	defer context.AfterFunc(j.films.life, cancel)()
+	go func() {
+		select {
+		case <-j.films.closed:
+			cancel()
+		case <-timed.Done():
+		}
+	}()
 	p, err := j.once(timed, false)
 	if errors.Is(err, errResized) {
 		j.skip(faultVideoResized)
@@ -163,7 +184,7 @@ func (j *film) run(ctx context.Context, limit time.Duration) error {
 	switch {
 	case j.consumer != nil:
 		return j.consumer
-	case j.films.life.Err() != nil:
+	case j.films.isClosed():
 		return errClosed
 	case ctx.Err() != nil:
 		return fmt.Errorf("decoding: %w", context.Cause(ctx))

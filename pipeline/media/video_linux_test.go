@@ -40,12 +40,16 @@ func makeFilm(tb testing.TB, name string, arguments ...string) []byte {
 
 func source(text string) []string { return []string{"-f", "lavfi", "-i", text, "-pix_fmt", "yuv420p"} }
 
+// fakeFolder is where fakeFFmpeg put it, or "".
+var fakeFolder string
+
 // fakeFFmpeg returns a program that does what its input says: see testdata/fakeffmpeg.
 var fakeFFmpeg = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "fakeffmpeg-")
 	if err != nil {
 		return "", err
 	}
+	fakeFolder = dir
 	path := filepath.Join(dir, "ffmpeg")
 	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", path, "./testdata/fakeffmpeg")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -203,11 +207,11 @@ func TestWhateverFFmpegDoesTheNextVideoIsDecoded(t *testing.T) {
 	const (
 		forbidden = "the process that decoded it tried what it may not do and was killed"
 		nonsense  = "the process that decoded it gave an answer that makes no sense"
-		late      = "decoding it took longer than 1.5s"
+		late      = "decoding it took longer than 3s"
 		clean     = ""
 	)
 	t.Setenv("SECRET", "of the service")
-	change := func(c *Config) { c.FFmpeg = fakeProgram(t); c.VideoTime = 1500 * time.Millisecond }
+	change := func(c *Config) { c.FFmpeg = fakeProgram(t); c.VideoTime = 3 * time.Second }
 	s := newTestSandbox(t, 2, change)
 	cases := map[string]struct {
 		frames int
@@ -312,12 +316,12 @@ func TestWithoutFFmpegAVideoIsNotCleanAndPicturesAre(t *testing.T) {
 }
 
 func TestTheVideosOfAMessageShareItsTime(t *testing.T) {
-	s := newTestSandbox(t, 4, func(c *Config) { c.FFmpeg = fakeProgram(t); c.VideoTime = 700 * time.Millisecond })
+	s := newTestSandbox(t, 4, func(c *Config) { c.FFmpeg = fakeProgram(t); c.VideoTime = 2 * time.Second })
 	ctx := ShareVideoTime(t.Context())
-	if _, err := examineWith(ctx, s, asks("spins"), pixelsOf); err == nil || !strings.Contains(err.Error(), "longer than 700ms") {
+	if _, err := examineWith(ctx, s, asks("spins"), pixelsOf); err == nil || !strings.Contains(err.Error(), "longer than 2s") {
 		t.Error(err)
 	}
-	if _, err := examineWith(ctx, s, asks("good"), pixelsOf); !pipeline.IsPermanent(err) || err.Error() != "the videos of its message took longer than 700ms together" {
+	if _, err := examineWith(ctx, s, asks("good"), pixelsOf); !pipeline.IsPermanent(err) || err.Error() != "the videos of its message took longer than 2s together" {
 		t.Error(err)
 	}
 	if _, err := examineWith(t.Context(), s, asks("good"), pixelsOf); err != nil {
