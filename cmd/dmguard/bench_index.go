@@ -421,8 +421,9 @@ func (b *indexBench) digests(ctx context.Context, r *indexResult, n int) error {
 // mostReloaded is how many records the list has that is imported and reloaded; more would only take longer to import.
 const mostReloaded = 200_000
 
-// reload measures look-ups while a list is imported into, and each snapshot of it loaded and put in force, one after the other.
-func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) error {
+// reload measures look-ups while snapshots are put in force one after the other: what was imported meanwhile, as a delta, and in turn
+// with it all of the list anew.
+func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) (err error) {
 	dir, err := os.MkdirTemp(b.dir, "lists")
 	if err != nil {
 		return err
@@ -431,7 +432,7 @@ func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) error {
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { err = errors.Join(err, store.Close()) }()
 	origin := lists.Origin{Format: "bench"}
 	bar := b.bar("records")
 	_, err = store.Take(ctx, origin, benchRecords(n), func(done int) { bar.set(int64(done), int64(n)) })
@@ -443,12 +444,9 @@ func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) error {
 	var inForce *lists.Loaded
 	options := lists.Options{Dir: dir, MaxChange: lists.Bound{Share: 1}}
 	swaps, slowest := 0, time.Duration(0)
-	swap := func() error {
-		if _, err := store.Publish(ctx, lists.Publication{MaxChange: options.MaxChange}); err != nil {
-			return err
-		}
+	swap := func(from *lists.Loaded) error {
 		started := time.Now()
-		next, err := lists.Load(options, inForce)
+		next, err := lists.Load(options, from)
 		if err == nil {
 			err = next.Err()
 		}
@@ -461,7 +459,11 @@ func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) error {
 		slowest = max(slowest, time.Since(started))
 		return nil
 	}
-	if err := swap(); err != nil {
+	publish := func() error {
+		_, err := store.Publish(context.WithoutCancel(ctx), lists.Publication{MaxChange: options.MaxChange})
+		return err
+	}
+	if err := errors.Join(publish(), swap(nil)); err != nil {
 		return err
 	}
 	swaps, slowest = 0, 0
@@ -473,13 +475,15 @@ func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) error {
 			return err
 		}
 		s, err := b.lookUps(ctx, &db, n, b.long/4, func(int) error {
-			added++
+			if added++; added%2 == 0 {
+				return swap(nil) // a new base, mapped and verified
+			}
 			record := lists.Record{ID: fmt.Sprint("new ", added), Hashes: []hashdb.Hash{benchHash(hashdb.PDQ, 4*bigEntries+added)}}
 			_, err := store.Take(context.WithoutCancel(ctx), origin, oneBatch(lists.Batch{Put: []lists.Record{record}}), nil)
-			if err != nil {
+			if err := errors.Join(err, publish()); err != nil {
 				return err
 			}
-			return swap()
+			return swap(inForce) // a delta of the same base
 		})
 		if err != nil {
 			return err
@@ -490,7 +494,9 @@ func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) error {
 	r.add(n, "reload: p99 while quiet, wall", quiet.wall(99), "ms", 0)
 	r.add(n, "reload: p50 while snapshots are swapped, wall", swapping.wall(50), "ms", 0)
 	r.add(n, "reload: p99 while snapshots are swapped, wall", swapping.wall(99), "ms", barSwap*quiet.wall(99))
-	r.add(n, "reload: snapshots imported and swapped", float64(swaps), "", 0)
+	r.add(n, "reload: p99 while quiet, CPU", quiet.cpu(99), "ms", 0)
+	r.add(n, "reload: p99 while snapshots are swapped, CPU", swapping.cpu(99), "ms", barSwap*quiet.cpu(99))
+	r.add(n, "reload: snapshots swapped, deltas and new bases in turn", float64(swaps), "", 0)
 	r.add(n, "reload: the slowest of them to load", slowest.Seconds()*1e3, "ms", 1000)
 	return nil
 }

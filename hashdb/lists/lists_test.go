@@ -115,7 +115,7 @@ func (b *bench) take(batches ...Batch) Summary {
 	return sum
 }
 
-func (b *bench) put(records ...Record) Summary { b.t.Helper(); return b.take(Batch{Put: records}) }
+func (b *bench) put(records ...Record) { b.t.Helper(); b.take(Batch{Put: records}) }
 
 func (b *bench) publish() *Published {
 	b.t.Helper()

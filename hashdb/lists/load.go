@@ -30,7 +30,7 @@ type Loaded struct {
 	Set   *hashdb.Set // nil where there are none
 	Lists []Taken     // by name
 	// Faults are lists, or files, that could not be taken as they are. Of a list that was in force before, that version stays.
-	Faults []Fault
+	Faults []FaultError
 	// Warnings are what somebody should know and nothing follows from.
 	Warnings []string
 
@@ -48,15 +48,15 @@ type Taken struct {
 	Info     hashdb.Info
 }
 
-// Fault says why a list is not in force as its files have it.
-type Fault struct {
+// FaultError says why a list is not in force as its files have it.
+type FaultError struct {
 	List  string // or "" where it is no one list
 	Kept  string // the version that stays in force, or ""
 	Cause error
 }
 
 // Error implements error.
-func (f *Fault) Error() string {
+func (f *FaultError) Error() string {
 	what := "lists: "
 	if f.List != "" {
 		what = "list " + f.List + ": "
@@ -68,7 +68,7 @@ func (f *Fault) Error() string {
 }
 
 // Unwrap returns the cause.
-func (f *Fault) Unwrap() error { return f.Cause }
+func (f *FaultError) Unwrap() error { return f.Cause }
 
 // Err returns all faults as one error, or nil.
 func (l *Loaded) Err() error {
@@ -160,7 +160,7 @@ func Load(opt Options, before *Loaded) (*Loaded, error) {
 }
 
 func (l *Loaded) fault(name string, kept *snapshot, err error) {
-	f := Fault{List: name, Cause: err}
+	f := FaultError{List: name, Cause: err}
 	if kept != nil {
 		f.Kept = kept.manifest.Version()
 	}
@@ -442,20 +442,20 @@ func (l *Loaded) loadPlain(opt *Options, before *Loaded) {
 	l.plain = before.plain
 	stamp, err := plainStamp(opt.Dir)
 	if err != nil {
-		l.Faults = append(l.Faults, Fault{Cause: err})
+		l.Faults = append(l.Faults, FaultError{Cause: err})
 		return
 	}
 	if l.plain == nil || l.plain.stamp != stamp {
 		set, err := hashdb.LoadDir(opt.Dir)
 		if err != nil && !errors.Is(err, hashdb.ErrNoLists) {
-			l.Faults = append(l.Faults, Fault{Cause: err})
+			l.Faults = append(l.Faults, FaultError{Cause: err})
 			return
 		}
 		l.plain = &plainLists{stamp: stamp, set: set}
 	}
 	taken := slices.DeleteFunc(l.plain.set.Lists(), func(i hashdb.Info) bool { return l.snapshots[i.Name] == nil })
 	for _, info := range taken {
-		l.Faults = append(l.Faults, Fault{List: info.Name, Cause: fmt.Errorf("there is a snapshot of that name beside %s.csv; no CSV file is taken", info.Name)})
+		l.Faults = append(l.Faults, FaultError{List: info.Name, Cause: fmt.Errorf("there is a snapshot of that name beside %s.csv; no CSV file is taken", info.Name)})
 	}
 	switch {
 	case len(taken) > 0:

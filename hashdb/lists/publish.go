@@ -162,7 +162,7 @@ func (s *Store) lookBack(bucket []byte, f func(id string, before, after []hashdb
 		records := tx.Bucket(recordsBucket(s.meta.Generation))
 		cursor := tx.Bucket(bucket).Cursor()
 		for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
-			then, now := value[1:], []byte(nil)
+			then := value[1:]
 			now, err := headOf(records.Get(key))
 			if err != nil {
 				return err

@@ -617,7 +617,7 @@ func merge(a, b *bbolt.Bucket) iter.Seq2[[]byte, [2][]byte] {
 		k, v := left.First()
 		l, w := right.First()
 		for k != nil || l != nil {
-			order := 0
+			var order int
 			switch {
 			case k == nil:
 				order = 1
