@@ -729,6 +729,11 @@ func TestSoManyOfTheKeysMustHaveSigned(t *testing.T) {
 		}
 		return p
 	}
+	waits := b.store.meta.Intent.Digest
+	b.put(records(t, 10, 12)...)
+	if p := b.publish(); !p.Waits || !p.Same || p.Manifest.Digest() != waits {
+		t.Errorf("the same records again made another snapshot to sign: %+v", p)
+	}
 	if p := signTrusted(mallory); !p.Waits {
 		t.Fatal("a stranger's signature counts")
 	}

@@ -154,7 +154,8 @@ func Load(opt Options, before *Loaded) (*Loaded, error) {
 		return nil, fmt.Errorf("load lists: %w", err)
 	}
 	if err := out.remember(&opt, known); err != nil {
-		return nil, fmt.Errorf("load lists: %w", err)
+		// Knowing what is harmful goes before knowing that it was known.
+		out.warn("what lists are in force is not written down, so a process that starts would take older ones: %v", err)
 	}
 	return out, nil
 }
@@ -211,8 +212,24 @@ func (l *Loaded) missing(opt *Options, there []string, before *Loaded, known see
 			l.warn("list %s was in force once (number %d) and is gone", name, known[name].Number)
 		}
 	}
+	l.strange(opt.Dir)
 	if len(opt.Trust.Keys) == 0 && len(there) > 0 {
 		l.warn("no keys are configured for lists: snapshots are taken on their digests alone, whoever wrote them")
+	}
+}
+
+// strange warns of manifests that are none of a list's, nor an earlier one's.
+func (l *Loaded) strange(dir string) {
+	found, err := os.ReadDir(dir)
+	if err != nil {
+		return // it was read a moment ago
+	}
+	for _, f := range found {
+		name, ok := strings.CutSuffix(f.Name(), manifestSuffix)
+		list, _, _ := strings.Cut(name, "@")
+		if ok && !strings.HasPrefix(name, ".") && CheckName(list) != nil {
+			l.warn("%s is not read: %v", clip(f.Name()), CheckName(name))
+		}
 	}
 }
 

@@ -98,6 +98,9 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		current.Refused == m.Refused && m.Made.Sub(current.Made) < renewEvery {
 		return &Published{Manifest: current, Same: true}, nil
 	}
+	if waiting := s.waiting(m); waiting != nil {
+		return &Published{Manifest: waiting, Waits: true, Same: true}, nil
+	}
 	if err := s.permit(m, p, current); err != nil {
 		return nil, err
 	}
@@ -116,6 +119,19 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		return nil, err
 	}
 	return s.place(m, p, current)
+}
+
+// waiting returns the snapshot that waits for signatures where it is one of these very records: those who have signed
+// it need not sign another.
+func (s *Store) waiting(m *Manifest) *Manifest {
+	if s.meta.Intent == nil || s.meta.Intent.Stale {
+		return nil
+	}
+	w := readable(filepath.Join(s.dir, s.name+proposedSuffix))
+	if w == nil || w.Digest() != s.meta.Intent.Digest || w.Settings != m.Settings || w.Refused != m.Refused {
+		return nil
+	}
+	return w
 }
 
 // permit looks at the size of the change.
