@@ -77,6 +77,12 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		// Not a manifest: what the records make is put in its place.
 		current = nil
 	}
+	if i := s.meta.Intent; i != nil && current != nil && current.Digest() == i.Digest {
+		// It was signed and put in place while this store was open.
+		if err := s.update(s.settled); err != nil {
+			return nil, err
+		}
+	}
 	_, refused, err := s.Refusals()
 	if err != nil {
 		return nil, err
@@ -392,7 +398,7 @@ func (s *Store) place(m *Manifest, p *Publication, current *Manifest) (*Publishe
 		return nil, err
 	}
 	s.step("settled")
-	err = s.update(func(tx *bbolt.Tx, meta *meta) error { return s.settled(tx, meta) })
+	err = s.update(s.settled)
 	if err != nil {
 		return nil, err
 	}
