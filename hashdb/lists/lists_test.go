@@ -115,7 +115,7 @@ func (b *bench) take(batches ...Batch) Summary {
 	return sum
 }
 
-func (b *bench) put(records ...Record) Summary { b.t.Helper(); return b.take(Batch{Put: records}) }
+func (b *bench) put(records ...Record) { b.t.Helper(); b.take(Batch{Put: records}) }
 
 func (b *bench) publish() *Published {
 	b.t.Helper()
@@ -225,7 +225,7 @@ func TestWhatIsRefusedIsTold(t *testing.T) {
 		long := record(t, 2, 0)
 		long.ID = strings.Repeat("x", 257)
 		many := record(t, 3, 0)
-		for i := range 65 {
+		for i := range mostHashes + 1 {
 			many.Hashes = append(many.Hashes, hash(t, hashdb.MD5, i))
 		}
 		label := record(t, 4, 0)
@@ -486,6 +486,16 @@ func TestAnOlderSnapshotIsRefused(t *testing.T) {
 	// And by a process that starts and has only the file.
 	refusedLoad(t, opt, nil, ErrRollback, "number 1, and 2 was in force")
 
+	// One that keeps quiet about what it follows could follow anything.
+	m := readable(filepath.Join(b.dir, "ours.manifest"))
+	m.Number, m.Past = 3, nil
+	if err := os.WriteFile(filepath.Join(b.dir, "ours.manifest"), unsigned(m), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusedLoad(t, opt, l, ErrRollback, "does not tell that it follows number 2")
+	refusedLoad(t, opt, nil, ErrRollback, "does not tell that it follows number 2")
+	restore(t, b.dir, old)
+
 	// Another number 2 is no later one either, nor is a number 3 that follows it.
 	b.reopen()
 	b.put(records(t, 20, 22)...)
@@ -657,6 +667,39 @@ func TestRecordsThatWereLostOrRestoredDoNotPassTheBound(t *testing.T) {
 	}
 }
 
+func TestAManifestThatWasLostIsFollowedAllTheSame(t *testing.T) {
+	for name, lose := range map[string]func(path string, old []byte) error{
+		"gone":     func(path string, _ []byte) error { return os.Remove(path) },
+		"nonsense": func(path string, _ []byte) error { return os.WriteFile(path, []byte("nonsense"), 0o600) },
+		"old":      func(path string, old []byte) error { return os.WriteFile(path, old, 0o600) },
+	} {
+		b := newBench(t)
+		path := filepath.Join(b.dir, "ours.manifest")
+		b.put(records(t, 0, 20)...)
+		b.publish()
+		old, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := b.load(nil)
+		b.put(records(t, 20, 22)...)
+		b.publish()
+		second := b.load(first)
+		if err := lose(path, old); err != nil {
+			t.Fatal(err)
+		}
+		b.put(records(t, 22, 24)...)
+		if m := b.publish().Manifest; m.Number != 3 || len(m.Past) != 2 {
+			t.Errorf("%s: %s", name, m.Text())
+		}
+		for _, before := range []*Loaded{first, second, nil} {
+			if diff := cmp.Diff(entriesOfRecords(slices.Values(records(t, 0, 24))), entries(b.load(before).Set)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", name, diff)
+			}
+		}
+	}
+}
+
 func keyPair(t testing.TB, name string) (note.Signer, string) {
 	t.Helper()
 	private, public, err := NewKey(name)
@@ -729,6 +772,11 @@ func TestSoManyOfTheKeysMustHaveSigned(t *testing.T) {
 		}
 		return p
 	}
+	waits := b.store.meta.Intent.Digest
+	b.put(records(t, 10, 12)...)
+	if p := b.publish(); !p.Waits || !p.Same || p.Manifest.Digest() != waits {
+		t.Errorf("the same records again made another snapshot to sign: %+v", p)
+	}
 	if p := signTrusted(mallory); !p.Waits {
 		t.Fatal("a stranger's signature counts")
 	}
@@ -739,8 +787,15 @@ func TestSoManyOfTheKeysMustHaveSigned(t *testing.T) {
 	if err != nil || two.Err() != nil || two.Lists[0].Manifest.Number != 2 {
 		t.Fatal(err, two.Err())
 	}
-	// The next import knows that it came to be.
-	b.reopen()
+	// The next import knows that it came to be, be it by the same process or another.
+	here := copyDir(t, b.dir)
+	b.put(record(t, 50, 0))
+	if m := b.publish().Manifest; m.Change.Entries == 0 || m.Change.Of != two.Lists[0].Manifest.Total() || m.Number != 3 {
+		t.Errorf("by the same process: %s", m.Text())
+	}
+	b.store.Close()
+	restore(t, b.dir, here)
+	b.open()
 	b.put(record(t, 50, 0))
 	p := b.publish()
 	if p.Manifest.Number != 3 || p.Manifest.Past[0].Digest != two.Lists[0].Manifest.Digest() || p.Manifest.Base != two.Lists[0].Manifest.Base {

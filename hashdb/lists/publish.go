@@ -77,6 +77,12 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		// Not a manifest: what the records make is put in its place.
 		current = nil
 	}
+	if i := s.meta.Intent; i != nil && current != nil && current.Digest() == i.Digest {
+		// It was signed and put in place while this store was open.
+		if err := s.update(s.settled); err != nil {
+			return nil, err
+		}
+	}
 	_, refused, err := s.Refusals()
 	if err != nil {
 		return nil, err
@@ -98,24 +104,49 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		current.Refused == m.Refused && m.Made.Sub(current.Made) < renewEvery {
 		return &Published{Manifest: current, Same: true}, nil
 	}
+	if waiting := s.waiting(m); waiting != nil {
+		return &Published{Manifest: waiting, Waits: true, Same: true}, nil
+	}
 	if err := s.permit(m, p, current); err != nil {
 		return nil, err
 	}
-	if s.meta.Published != nil {
-		m.Number = s.meta.Published.Number + 1
-	}
-	if current != nil {
-		m.Number = max(m.Number, current.Number+1)
-		if m.Number == current.Number+1 {
-			before := Past{Number: current.Number, Digest: current.Digest(), Change: current.Change}
-			m.Past = slices.Concat([]Past{before}, current.Past)
-			m.Past = m.Past[:min(len(m.Past), mostPast)]
-		}
-	}
+	m.follow(current, s.meta.Published)
 	if err := s.files(ctx, m, current, known); err != nil {
 		return nil, err
 	}
 	return s.place(m, p, current)
+}
+
+// follow puts the manifest behind the one in place or the one that the store made last, whichever is later: the other was lost,
+// or brought back from an older copy.
+func (m *Manifest) follow(current *Manifest, last *published) {
+	var before Past
+	var past []Past
+	if current != nil {
+		before, past = Past{Number: current.Number, Digest: current.Digest(), Change: current.Change}, current.Past
+	}
+	if last != nil && last.Number > before.Number {
+		before, past = Past{Number: last.Number, Digest: last.Digest, Change: last.Change}, last.Past
+	}
+	if before.Number == 0 {
+		return
+	}
+	m.Number = before.Number + 1
+	m.Past = slices.Concat([]Past{before}, past)
+	m.Past = m.Past[:min(len(m.Past), mostPast)]
+}
+
+// waiting returns the snapshot that waits for signatures where it is one of these very records: those who have signed
+// it need not sign another.
+func (s *Store) waiting(m *Manifest) *Manifest {
+	if s.meta.Intent == nil || s.meta.Intent.Stale {
+		return nil
+	}
+	w := readable(filepath.Join(s.dir, s.name+proposedSuffix))
+	if w == nil || w.Digest() != s.meta.Intent.Digest || w.Settings != m.Settings || w.Refused != m.Refused {
+		return nil
+	}
+	return w
 }
 
 // permit looks at the size of the change.
@@ -162,7 +193,7 @@ func (s *Store) lookBack(bucket []byte, f func(id string, before, after []hashdb
 		records := tx.Bucket(recordsBucket(s.meta.Generation))
 		cursor := tx.Bucket(bucket).Cursor()
 		for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
-			then, now := value[1:], []byte(nil)
+			then := value[1:]
 			now, err := headOf(records.Get(key))
 			if err != nil {
 				return err
@@ -358,7 +389,7 @@ func (s *Store) place(m *Manifest, p *Publication, current *Manifest) (*Publishe
 	}
 	s.step("intent")
 	err = s.update(func(_ *bbolt.Tx, meta *meta) error {
-		meta.Intent = &published{Number: m.Number, Digest: m.Digest(), Base: m.Base.Name, Complete: meta.Complete}
+		meta.Intent = &published{Number: m.Number, Digest: m.Digest(), Base: m.Base.Name, Change: m.Change, Past: m.Past, Complete: meta.Complete}
 		return nil
 	})
 	if err != nil {
@@ -376,7 +407,7 @@ func (s *Store) place(m *Manifest, p *Publication, current *Manifest) (*Publishe
 		return nil, err
 	}
 	s.step("settled")
-	err = s.update(func(tx *bbolt.Tx, meta *meta) error { return s.settled(tx, meta) })
+	err = s.update(s.settled)
 	if err != nil {
 		return nil, err
 	}
