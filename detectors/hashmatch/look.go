@@ -1,8 +1,9 @@
 package hashmatch
 
 import (
+	"encoding/hex"
 	"errors"
-	"fmt"
+	"image"
 	"sync"
 
 	"github.com/dmguard/dmguard/hashdb"
@@ -11,18 +12,40 @@ import (
 	"github.com/dmguard/dmguard/pipeline/media"
 )
 
-// wantPHash asks [NewLook]'s function for the perception hash as well.
-const wantPHash uint8 = 1 << 0
-
-// What is seen of a frame: the quality, the PDQ hashes of its orientations, and
-// the perception hash if it was asked for.
+// What [NewLook]'s function is asked for beside the PDQ hashes of a frame.
 const (
-	qualityAt = 0
-	pdqAt     = 1
-	phashAt   = pdqAt + pdq.Orientations*pdq.Size
-	phashSize = 8
+	wantNative  uint8 = 1 << iota // those of [pdq.Native]
+	wantTrimmed                   // those of the frame without its border
+	wantPHash                     // the perception hash
+)
 
+// views are what PDQ hashes are computed of, in the order in which they are
+// seen: for each its quality and the hashes of its orientations, or a byte that
+// says there is none, as it would be one of those before it.
+var views = [...]struct {
+	want      uint8 // 0 for always
+	algorithm string
+	of        func(image.Image) (image.Image, pdq.Mode, bool)
+}{
+	{0, pdq.NN512.Algorithm(), func(img image.Image) (image.Image, pdq.Mode, bool) { return img, pdq.NN512, true }},
+	{wantNative, pdq.Native.Algorithm(), func(img image.Image) (image.Image, pdq.Mode, bool) {
+		b := img.Bounds()
+		return img, pdq.Native, max(b.Dx(), b.Dy()) > 512 // else it is nn512
+	}},
+	{wantTrimmed, trimmedAlgorithm, func(img image.Image) (image.Image, pdq.Mode, bool) {
+		part, ok := trimmed(img)
+		return part, pdq.NN512, ok
+	}},
+}
+
+// trimmedAlgorithm names PDQ hashes of pictures without their border.
+const trimmedAlgorithm = "pdq-nn512-trimmed-v1"
+
+const (
 	maxQuality = 100
+	noView     = 0xff // in the place of a quality
+	viewSize   = 1 + pdq.Orientations*pdq.Size
+	phashSize  = 8
 )
 
 // NewLook returns the function that computes the perceptual hashes of a frame,
@@ -32,13 +55,23 @@ func NewLook() media.Look {
 	hashers := sync.Pool{New: func() any { return new(pdq.Hasher) }}
 	return func(f media.Frame, want uint8) ([]byte, error) {
 		hasher, _ := hashers.Get().(*pdq.Hasher)
-		dihedral, quality := hasher.Dihedral(f.Image, pdq.NN512)
-		hashers.Put(hasher) // not deferred: one that panicked is not used again
-		seen := make([]byte, pdqAt, phashAt+phashSize)
-		seen[qualityAt] = uint8(quality)
-		for i := range dihedral {
-			seen = append(seen, dihedral[i][:]...)
+		seen := make([]byte, 0, len(views)*viewSize+phashSize)
+		for _, v := range views {
+			if v.want&want != v.want {
+				continue
+			}
+			img, mode, ok := v.of(f.Image)
+			if !ok {
+				seen = append(seen, noView)
+				continue
+			}
+			dihedral, quality := hasher.Dihedral(img, mode)
+			seen = append(seen, uint8(quality))
+			for i := range dihedral {
+				seen = append(seen, dihedral[i][:]...)
+			}
 		}
+		hashers.Put(hasher) // not deferred: one that panicked is not used again
 		if want&wantPHash != 0 {
 			perception, err := hashdb.Perception(f.Image)
 			if err != nil {
@@ -56,18 +89,43 @@ var errSeen = pipeline.Permanent(errors.New("what was seen of it makes no sense"
 // hashesOf reads what was seen of a frame. It may come from a process that a
 // picture took over, so nothing is believed that cannot be.
 func hashesOf(frame int, seen []byte, want uint8) ([]pipeline.Hash, error) {
-	size := phashAt
-	if want&wantPHash != 0 {
-		size += phashSize
+	var hashes []pipeline.Hash
+	for _, v := range views {
+		if v.want&want != v.want {
+			continue
+		}
+		if v.want != 0 && len(seen) > 0 && seen[0] == noView {
+			seen = seen[1:]
+			continue
+		}
+		if len(seen) < viewSize || seen[0] > maxQuality {
+			return nil, errSeen
+		}
+		hashes = append(hashes, pdqHash(frame, v.algorithm, seen[:viewSize]))
+		seen = seen[viewSize:]
 	}
-	if len(seen) != size || seen[qualityAt] > maxQuality {
+	if want&wantPHash != 0 {
+		if len(seen) < phashSize {
+			return nil, errSeen
+		}
+		hashes = append(hashes, pipeline.Hash{
+			Kind: hashdb.PHash.String(), Algorithm: hashdb.PHash.Algorithm(), Value: hex.EncodeToString(seen[:phashSize]), Frame: frame,
+		})
+		seen = seen[phashSize:]
+	}
+	if len(seen) > 0 {
 		return nil, errSeen
 	}
-	quality := int(seen[qualityAt])
-	h := pipeline.Hash{Kind: hashdb.PDQ.String(), Algorithm: pdq.NN512.Algorithm(), Quality: &quality, Frame: frame}
+	return hashes, nil
+}
+
+// pdqHash reads one view.
+func pdqHash(frame int, algorithm string, view []byte) pipeline.Hash {
+	quality := int(view[0])
+	h := pipeline.Hash{Kind: hashdb.PDQ.String(), Algorithm: algorithm, Quality: &quality, Frame: frame}
 	for i := range pdq.Orientations {
-		at := pdqAt + i*pdq.Size
-		text := pdq.Hash(seen[at : at+pdq.Size]).String()
+		at := 1 + i*pdq.Size
+		text := pdq.Hash(view[at : at+pdq.Size]).String()
 		switch {
 		case i == 0:
 			h.Value = text
@@ -75,11 +133,5 @@ func hashesOf(frame int, seen []byte, want uint8) ([]pipeline.Hash, error) {
 			h.Variants = append(h.Variants, text)
 		}
 	}
-	hashes := []pipeline.Hash{h}
-	if want&wantPHash != 0 {
-		hashes = append(hashes, pipeline.Hash{
-			Kind: hashdb.PHash.String(), Algorithm: hashdb.PHash.Algorithm(), Value: fmt.Sprintf("%x", seen[phashAt:]), Frame: frame,
-		})
-	}
-	return hashes, nil
+	return h
 }

@@ -85,8 +85,8 @@ func TestHashesFromTheSandboxAreThoseOfTheService(t *testing.T) {
 	}
 	withPHash := set(t, hashdb.List{Name: "l", Entries: []hashdb.Entry{someHash}})
 	for name, s := range map[string]*hashdb.Set{"without lists": nil, "with perception hashes": withPHash} {
-		want := prepared(t, here.For(s), pictures(t)...).Media
-		if diff := cmp.Diff(want, prepared(t, there.For(s), pictures(t)...).Media); diff != "" {
+		want := prepared(t, here.For(s, nil), pictures(t)...).Media
+		if diff := cmp.Diff(want, prepared(t, there.For(s, nil), pictures(t)...).Media); diff != "" {
 			t.Errorf("%s: -service +sandbox\n%s", name, diff)
 		}
 		if n := len(want[5].Hashes); n < 3+3 {
@@ -105,7 +105,8 @@ func TestNothingIsBelievedThatNoFrameGives(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"nothing": nil, "too short": seen[:len(seen)-1], "too long": append(bytes.Clone(seen), 0),
-		"a quality beyond 100": append([]byte{101}, seen[1:]...), "no perception hash": seen[:phashAt],
+		"a quality beyond 100": append([]byte{101}, seen[1:]...), "no perception hash": seen[:viewSize],
+		"no view": append([]byte{noView}, seen[viewSize:]...),
 	} {
 		if hashes, err := hashesOf(0, bad, wantPHash); len(hashes) != 0 || !pipeline.IsPermanent(err) {
 			t.Errorf("%s: %d hashes, %v", name, len(hashes), err)

@@ -43,6 +43,9 @@ type Decoder struct {
 	cfg Config
 	// reserve waits until need bytes are free, and returns what frees them again.
 	reserve func(ctx context.Context, need int64) (release func(), err error)
+	// jpeg decodes a JPEG of a known size before Go's decoder is asked, and
+	// returns nil where that is to be asked after all; nil for none.
+	jpeg func(data []byte, size image.Point, shrink bool) image.Image
 }
 
 // NewDecoder returns a decoder with the limits of cfg.
@@ -50,7 +53,7 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Decoder{cfg, reserveOf(cfg.MaxMemory)}, nil
+	return &Decoder{cfg: cfg, reserve: reserveOf(cfg.MaxMemory)}, nil
 }
 
 // reserveOf shares out n bytes.
@@ -72,6 +75,10 @@ func reserveOf(n int64) func(context.Context, int64) (func(), error) {
 // at, though some of its frames may have been handed on before; every other
 // error is that of yield or of ctx.
 func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) error) (Result, error) {
+	return d.decode(ctx, data, false, yield)
+}
+
+func (d *Decoder) decode(ctx context.Context, data []byte, shrink bool, yield func(Frame) error) (Result, error) {
 	format, c, err := d.cfg.codec(data)
 	result := Result{Format: format}
 	if c == nil {
@@ -106,7 +113,11 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 		}
 		return consumer
 	}
-	result.skipped, err = c.run(timed, data, d.cfg, handOn)
+	if img := d.first(format, data, image.Pt(w, h), shrink); img != nil {
+		err = handOn(Frame{Image: img})
+	} else {
+		result.skipped, err = c.run(timed, data, d.cfg, handOn)
+	}
 	result.Skipped = result.skipped.text(format.Name, [3]int64{})
 	switch {
 	case err == nil:
@@ -119,6 +130,14 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 		return result, faulty(faultTime, format.Name, int64(d.cfg.DecodeTime))
 	}
 	return result, damaged(result.Format, err)
+}
+
+// first is what d.jpeg makes of a picture.
+func (d *Decoder) first(format Format, data []byte, size image.Point, shrink bool) image.Image {
+	if d.jpeg == nil || format.Name != "jpeg" {
+		return nil
+	}
+	return d.jpeg(data, size, shrink)
 }
 
 // codec tells by its first bytes how a file is decoded; nil with an error says

@@ -228,6 +228,23 @@ func examineWith(ctx context.Context, by interface {
 	return x, err
 }
 
+// likeness is what two examinations of one file have in common wherever it is
+// decoded: libjpeg-turbo gives the luma alone, and not to the bit what Go's decoder gives.
+func likeness(x examination) examination {
+	if !Turbo || !strings.Contains(x.Result, "Name:jpeg ") {
+		return x
+	}
+	x.Frames = slices.Clone(x.Frames)
+	for i, f := range x.Frames {
+		for _, kind := range []string{"*image.YCbCr ", "*image.Gray "} {
+			if rest, ok := strings.CutPrefix(f.Seen, kind); ok {
+				x.Frames[i].Seen, _, _ = strings.Cut(rest, " ")
+			}
+		}
+	}
+	return x
+}
+
 func newTestSandbox(tb testing.TB, processes int, change func(*Config)) *Sandbox {
 	tb.Helper()
 	cfg := DefaultConfig()
@@ -302,7 +319,7 @@ func TestTheSandboxSeesWhatTheServiceWouldHaveSeen(t *testing.T) {
 	for name, data := range corpus(t) {
 		want, _ := examineWith(t.Context(), here, data, pixelsOf)
 		got, err := examineWith(t.Context(), s, data, pixelsOf)
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(likeness(want), likeness(got)); diff != "" {
 			t.Errorf("%s: -in process +in sandbox\n%s", name, diff)
 		}
 		if err != nil && !pipeline.IsPermanent(err) {
@@ -324,6 +341,7 @@ func TestAThousandMutantsAFormatComeBackFromTheSandboxAsFromTheService(t *testin
 	first := s.idle[0]
 	here := &InProcess{newTestDecoder(t, small), testLook}
 	random := rand.New(rand.NewPCG(3, 4))
+	more := 0 // JPEGs that Go's decoder calls damaged and libjpeg-turbo does not
 	for name, data := range samples(t) {
 		for range 1000 {
 			mutant := bytes.Clone(data)
@@ -332,10 +350,17 @@ func TestAThousandMutantsAFormatComeBackFromTheSandboxAsFromTheService(t *testin
 			}
 			want, _ := examineWith(t.Context(), here, mutant, pixelsOf)
 			got, _ := examineWith(t.Context(), s, mutant, pixelsOf)
-			if diff := cmp.Diff(want, got); diff != "" {
+			if Turbo && name == "jpeg" && want.Err != "" && got.Err == "" {
+				more++
+				continue
+			}
+			if diff := cmp.Diff(likeness(want), likeness(got)); diff != "" {
 				t.Fatalf("%s: -in process +in sandbox\n%s", name, diff)
 			}
 		}
+	}
+	if more > 10 {
+		t.Errorf("libjpeg-turbo finds nothing wrong with %d of 1000 mutants that are damaged", more)
 	}
 	if len(s.idle) != 1 || s.idle[0] != first {
 		t.Error("a mutant cost a process")
