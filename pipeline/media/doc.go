@@ -21,6 +21,9 @@
 // read runs over its time, by seconds at the worst under the default limit of
 // pixels.
 //
+// With the build tag turbo a Sandbox decodes JPEG by libjpeg-turbo, and asks Go's
+// decoder about whatever that finds fault with.
+//
 // The package does not look into videos, documents or archives, does not decode
 // TIFF, HEIF, AVIF or the animation of a PNG or WebP, does not turn pictures by
 // their EXIF orientation, and does not hash: [Look] is its user's. A process that

@@ -84,7 +84,7 @@ const (
 func testLook(f Frame, want uint8) ([]byte, error) {
 	send := func(kind byte, payload []byte) { _ = writeMessage(os.Stdout, kind, payload) }
 	frame := func(index uint32) []byte { return binary.BigEndian.AppendUint32(nil, index) }
-	switch want {
+	switch want &^ MayShrink {
 	case spin:
 		for n := uint64(1); n != 0; n += 2 {
 		}
@@ -196,6 +196,8 @@ func describe(img image.Image) []byte {
 		sum.Write(p.Cr)
 	case *image.NRGBA:
 		sum.Write(p.Pix)
+	case *image.Gray:
+		sum.Write(p.Pix)
 	default:
 		fmt.Fprintf(sum, "%v", img)
 	}
@@ -272,6 +274,13 @@ func corpus(tb testing.TB) map[string][]byte {
 	}
 	files["large jpeg"] = jpegFile(tb, pattern(1200, 900, 5))
 	files["grey jpeg"] = jpegFile(tb, grey)
+	for name, file := range map[string][]byte{
+		"tiny jpeg": tinyJPEG(3, 8, -1), "tiny grey jpeg": tinyJPEG(1, 8, -1), "cmyk jpeg": tinyJPEG(4, 8, 0), "ycck jpeg": tinyJPEG(4, 8, 2),
+		"rgb jpeg": tinyJPEG(3, 8, 0), "12-bit jpeg": tinyJPEG(3, 12, -1), "jpeg of two components": tinyJPEG(2, 8, -1),
+	} {
+		files[name] = file
+		files[name+" without its end"] = file[:len(file)-2]
+	}
 	files["grey png"] = pngFile(tb, grey)
 	files["deep png"] = pngFile(tb, deep)
 	files["paletted png"] = pngFile(tb, checkers(50, 40, 3))
@@ -331,6 +340,37 @@ func TestTheSandboxSeesWhatTheServiceWouldHaveSeen(t *testing.T) {
 		inside, _ := examineWith(t.Context(), here, samples(t)["png"], want)
 		if diff := cmp.Diff(inside, there); diff != "" || there.Err != "looking at the png picture failed" || !pipeline.IsPermanent(err) {
 			t.Errorf("look %d: %v\n%s", want, err, diff)
+		}
+	}
+}
+
+func TestOnlyWhoeverMaySeeASmallerPictureDoes(t *testing.T) {
+	s := newTestSandbox(t, 1, nil)
+	here := &InProcess{newTestDecoder(t, nil), testLook}
+	for _, c := range []struct {
+		w, h   int
+		shrunk string // in a build with libjpeg-turbo
+	}{
+		{1023, 1500, "(0,0)-(512,750)"}, {1022, 1500, "(0,0)-(1022,1500)"}, {4096, 4100, "(0,0)-(512,513)"}, {500, 2000, "(0,0)-(500,2000)"}, {2050, 2047, "(0,0)-(513,512)"},
+	} {
+		data := jpegFile(t, image.NewGray(image.Rect(0, 0, c.w, c.h)))
+		whole := fmt.Sprintf("(0,0)-(%d,%d)", c.w, c.h)
+		for name, by := range map[string]interface {
+			Examine(context.Context, []byte, uint8, func(int, []byte) error) (Result, error)
+		}{"in process": here, "in sandbox": s} {
+			for _, may := range []bool{false, true} {
+				look, want := pixelsOf, whole
+				if may {
+					look |= MayShrink
+				}
+				if may && Turbo && name == "in sandbox" {
+					want = c.shrunk
+				}
+				x, err := examineWith(t.Context(), by, data, look)
+				if err != nil || len(x.Frames) != 1 || !strings.Contains(x.Frames[0].Seen, " "+want+" ") {
+					t.Errorf("%s, may shrink: %v: %+v, want %s", name, may, x, want)
+				}
+			}
 		}
 	}
 }
