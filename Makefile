@@ -31,7 +31,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: check
-check: build vet lint test ## what CI runs: build, vet, lint, test
+check: build vet lint test turbo ## what CI runs: build, vet, lint, test, turbo
 
 .PHONY: build
 build: ## compile every command into bin/
@@ -52,6 +52,11 @@ lint: ## golangci-lint, built on first use (about a minute and a half on two cor
 .PHONY: test
 test: bin/testservers ## every test, with the race detector, against a real Kafka and a real Redis started for it
 	$(WITH_SERVERS) go test $(TESTFLAGS) ./...
+
+.PHONY: turbo
+turbo: bin/testservers ## build and test with the tag turbo: JPEG by libjpeg-turbo, in the sandbox only
+	$(WITH_SERVERS) sh -c 'go vet -tags=turbo ./... && exec "$$@"' turbo go test $(TESTFLAGS) -tags=turbo ./pipeline/media ./detectors/hashmatch
+	go build -tags=turbo -o bin/turbo/ ./cmd/dmguard
 
 .PHONY: race
 race: bin/testservers ## every test COUNT times (3) in random order, with the race detector

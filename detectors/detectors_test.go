@@ -70,7 +70,7 @@ func TestCorpus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	preparer := hashmatch.NewPreparer(fetcher, &media.InProcess{Decoder: decoder, Look: hashmatch.NewLook()}).For(deps.Lists)
+	preparer := hashmatch.NewPreparer(fetcher, &media.InProcess{Decoder: decoder, Look: hashmatch.NewLook()}).For(deps.Lists, nil)
 
 	files := map[string]bool{}
 	for _, d := range all {

@@ -182,11 +182,15 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	versions := map[string]string{
 		"policy": cfg.Policy.Version + "-" + policy, "ruleset": ruleset, "lists": listVersions(set), "build": buildVersion(),
 	}
+	var expand []hashmatch.Expansion
+	if cfg.Detectors.Hashmatch != nil {
+		expand = cfg.Detectors.Hashmatch.Expand
+	}
 	r.config, r.lists, r.listsIn = cfg, loaded, r.listsDir(cfg)
 	r.ruleset = &pipeline.Ruleset{
 		Detectors: catalogue,
 		Policy:    cfg.Policy,
-		Prepare:   r.preparer.For(set).Prepare,
+		Prepare:   r.preparer.For(set, expand).Prepare,
 		Versions:  versions,
 	}
 	return nil

@@ -59,6 +59,13 @@ func onPath(names ...string) func() (string, bool) {
 	}
 }
 
+func file(path string) func() (string, bool) {
+	return func() (string, bool) {
+		_, err := os.Stat(path)
+		return path, err == nil
+	}
+}
+
 // findTools finds what the plan and the command need, and installs what is missing where that is allowed.
 func findTools(ctx context.Context, p plan, command []string, stderr io.Writer) (tools, error) {
 	t := tools{chromium: os.Getenv(envChromium)}
@@ -92,6 +99,14 @@ func findTools(ctx context.Context, p plan, command []string, stderr io.Writer) 
 	if slices.Contains(command, "-race") {
 		var compiler string
 		needs = append(needs, need{"a C compiler, for go test -race", []string{"gcc", "libc6-dev"}, onPath("gcc", "clang"), &compiler})
+	}
+	if slices.Contains(command, "-tags=turbo") {
+		var header, compiler string
+		needs = append(
+			needs,
+			need{"libjpeg-turbo, for the build tag turbo", []string{"libturbojpeg0-dev"}, file("/usr/include/turbojpeg.h"), &header},
+			need{"a C compiler, for the build tag turbo", []string{"gcc", "libc6-dev"}, onPath("gcc", "clang"), &compiler},
+		)
 	}
 
 	missing := locate(needs)

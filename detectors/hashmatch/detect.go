@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/hashdb/pdq"
 	"github.com/dmguard/dmguard/pipeline"
 )
 
@@ -19,10 +20,31 @@ type Config struct {
 
 	// MaxFindings is how many findings there are of one attachment at most.
 	MaxFindings int `yaml:"max_findings"`
+
+	// Expand names what pictures are looked up by beside the PDQ hashes of
+	// their eight orientations: each finds more, and each costs time for every
+	// picture.
+	Expand []Expansion `yaml:"expand"`
 }
 
+// Expansion names further hashes of a picture.
+type Expansion string
+
+// What a picture may also be looked up by.
+const (
+	// ExpandNative is PDQ at the picture's own size, as Hasher-Matcher-Actioner
+	// and pdqhash for Python compute it.
+	ExpandNative Expansion = "native"
+	// ExpandTrimmed is PDQ without a border of one colour, where there is one.
+	ExpandTrimmed Expansion = "trimmed"
+)
+
+var expansions = map[Expansion]uint8{ExpandNative: wantNative, ExpandTrimmed: wantTrimmed}
+
 // DefaultConfig returns the settings of the reference configuration.
-func DefaultConfig() Config { return Config{Category: "known_media", MaxFindings: 8} }
+func DefaultConfig() Config {
+	return Config{Category: "known_media", MaxFindings: 8, Expand: []Expansion{ExpandTrimmed}}
+}
 
 // Detector looks up what [Preparer] computed.
 type Detector struct {
@@ -39,6 +61,13 @@ func New(cfg Config, set *hashdb.Set) (*Detector, error) {
 	}
 	if cfg.MaxFindings < 1 || cfg.MaxFindings > hashdb.MostMatches {
 		errs = append(errs, fmt.Errorf("max_findings is %d, want 1 to %d", cfg.MaxFindings, hashdb.MostMatches))
+	}
+	for i, e := range cfg.Expand {
+		if expansions[e] == 0 {
+			errs = append(errs, fmt.Errorf("expand names %q, want %s or %s", e, ExpandNative, ExpandTrimmed))
+		} else if slices.Contains(cfg.Expand[:i], e) {
+			errs = append(errs, fmt.Errorf("expand names %q twice", e))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -84,10 +113,10 @@ func (d *Detector) Detect(ctx context.Context, item *pipeline.Item) (pipeline.An
 type found struct {
 	hashdb.Match
 	frame, quality int
-	platform       bool
 	ofVideo        bool
 	score          float64 // 0 for that of [score]
 	note           string
+	algorithm      string
 }
 
 // attachment looks up all hashes of one attachment.
@@ -111,7 +140,7 @@ func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, m
 		result := d.set.Match(query)
 		more = max(more, result.More)
 		for _, match := range result.Matches {
-			f := found{Match: match, frame: h.Frame, platform: h.Algorithm == platform, ofVideo: isVideo && match.Kind == hashdb.PDQ}
+			f := found{Match: match, frame: h.Frame, algorithm: h.Algorithm, ofVideo: isVideo && match.Kind == hashdb.PDQ}
 			if h.Quality != nil {
 				f.quality = *h.Quality
 			}
@@ -204,8 +233,13 @@ func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
 	case f.ofVideo:
 		reason += fmt.Sprintf(", at second %d of the video", f.frame)
 	}
-	if f.platform {
+	switch f.algorithm {
+	case platform:
 		reason += ", by the platform's own hash"
+	case trimmedAlgorithm:
+		reason += ", without its border"
+	case pdq.Native.Algorithm():
+		reason += ", at its own size"
 	}
 	return pipeline.Finding{
 		Category: cmp.Or(pipeline.Category(f.Category), d.cfg.Category),

@@ -167,7 +167,7 @@ func TestThePerceptionHashIsComputedOnlyForListsThatHoldSome(t *testing.T) {
 		t.Fatal(err)
 	}
 	lists := set(t, hashdb.List{Name: "ours", Entries: []hashdb.Entry{{Hash: want, ID: "7"}}})
-	item := prepared(t, p.For(lists), a)
+	item := prepared(t, p.For(lists, nil), a)
 	if h := item.Media[0].Hashes; len(h) != 5 || h[4].Kind != "phash" || h[4].Algorithm != "goimagehash-v1.1.0" {
 		t.Errorf("hashes %+v", h)
 	}

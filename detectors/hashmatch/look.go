@@ -1,8 +1,8 @@
 package hashmatch
 
 import (
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"image"
 	"sync"
 
@@ -12,22 +12,44 @@ import (
 	"github.com/dmguard/dmguard/pipeline/media"
 )
 
-// wantPHash asks [NewLook]'s function for the perception hash as well.
-const wantPHash uint8 = 1 << 0
-
-// What is seen of a frame: the quality, the PDQ hashes of its orientations, and
-// the perception hash if it was asked for. Of a frame of a video it is quality and
-// hashes twice, by [pdq.NN512] for lists of pictures and by [pdq.Native] for those
-// of videos.
+// What [NewLook]'s function is asked for beside the PDQ hashes of a frame.
 const (
-	qualityAt = 0
-	pdqAt     = 1
-	phashAt   = pdqAt + pdq.Orientations*pdq.Size
-	phashSize = 8
-	nativeAt  = phashAt
-	videoSize = 2 * phashAt
+	wantNative  uint8 = 1 << iota // those of [pdq.Native]
+	wantTrimmed                   // those of the frame without its border
+	wantPHash                     // the perception hash
+)
 
+// views are what PDQ hashes are computed of, in the order in which they are
+// seen: for each its quality and the hashes of its orientations, or a byte that
+// says there is none, as it would be one of those before it.
+var views = [...]struct {
+	want      uint8 // 0 for always
+	algorithm string
+	of        func(image.Image) (image.Image, pdq.Mode, bool)
+}{
+	{0, pdq.NN512.Algorithm(), func(img image.Image) (image.Image, pdq.Mode, bool) { return img, pdq.NN512, true }},
+	{wantNative, pdq.Native.Algorithm(), func(img image.Image) (image.Image, pdq.Mode, bool) {
+		b := img.Bounds()
+		return img, pdq.Native, max(b.Dx(), b.Dy()) > 512 // else it is nn512
+	}},
+	{wantTrimmed, trimmedAlgorithm, func(img image.Image) (image.Image, pdq.Mode, bool) {
+		part, ok := trimmed(img)
+		return part, pdq.NN512, ok
+	}},
+}
+
+// trimmedAlgorithm names PDQ hashes of pictures without their border.
+const trimmedAlgorithm = "pdq-nn512-trimmed-v1"
+
+const (
 	maxQuality = 100
+	noView     = 0xff // in the place of a quality
+	viewSize   = 1 + pdq.Orientations*pdq.Size
+	phashSize  = 8
+
+	// Of a frame of a video two views are seen, by [pdq.NN512] for lists of pictures
+	// and by [pdq.Native] for those of videos.
+	videoSize = 2 * viewSize
 )
 
 // NewLook returns the function that computes the perceptual hashes of a frame,
@@ -37,14 +59,25 @@ func NewLook() media.Look {
 	hashers := sync.Pool{New: func() any { return new(pdq.Hasher) }}
 	return func(f media.Frame, want uint8) ([]byte, error) {
 		hasher, _ := hashers.Get().(*pdq.Hasher)
-		seen := appendPDQ(make([]byte, 0, videoSize), hasher, f.Image, pdq.NN512)
+		seen := make([]byte, 0, len(views)*viewSize+phashSize)
 		if f.Video {
-			seen = appendPDQ(seen, hasher, f.Image, pdq.Native)
-		}
-		hashers.Put(hasher) // not deferred: one that panicked is not used again
-		if f.Video {
+			seen = appendView(seen, hasher, f.Image, pdq.NN512)
+			seen = appendView(seen, hasher, f.Image, pdq.Native)
+			hashers.Put(hasher)
 			return seen, nil
 		}
+		for _, v := range views {
+			if v.want&want != v.want {
+				continue
+			}
+			img, mode, ok := v.of(f.Image)
+			if !ok {
+				seen = append(seen, noView)
+				continue
+			}
+			seen = appendView(seen, hasher, img, mode)
+		}
+		hashers.Put(hasher) // not deferred: one that panicked is not used again
 		if want&wantPHash != 0 {
 			perception, err := hashdb.Perception(f.Image)
 			if err != nil {
@@ -56,7 +89,8 @@ func NewLook() media.Look {
 	}
 }
 
-func appendPDQ(seen []byte, hasher *pdq.Hasher, img image.Image, mode pdq.Mode) []byte {
+// appendView appends a quality and the hashes of the orientations.
+func appendView(seen []byte, hasher *pdq.Hasher, img image.Image, mode pdq.Mode) []byte {
 	dihedral, quality := hasher.Dihedral(img, mode)
 	seen = append(seen, uint8(quality))
 	for i := range dihedral {
@@ -71,29 +105,43 @@ var errSeen = pipeline.Permanent(errors.New("what was seen of it makes no sense"
 // hashesOf reads what was seen of a frame. It may come from a process that a
 // picture took over, so nothing is believed that cannot be.
 func hashesOf(frame int, seen []byte, want uint8) ([]pipeline.Hash, error) {
-	size := phashAt
-	if want&wantPHash != 0 {
-		size += phashSize
+	var hashes []pipeline.Hash
+	for _, v := range views {
+		if v.want&want != v.want {
+			continue
+		}
+		if v.want != 0 && len(seen) > 0 && seen[0] == noView {
+			seen = seen[1:]
+			continue
+		}
+		if len(seen) < viewSize || seen[0] > maxQuality {
+			return nil, errSeen
+		}
+		hashes = append(hashes, pdqHash(frame, hashdb.PDQ, v.algorithm, seen[:viewSize]))
+		seen = seen[viewSize:]
 	}
-	if len(seen) != size || seen[qualityAt] > maxQuality {
-		return nil, errSeen
-	}
-	hashes := []pipeline.Hash{pdqOf(frame, seen, hashdb.PDQ)}
 	if want&wantPHash != 0 {
+		if len(seen) < phashSize {
+			return nil, errSeen
+		}
 		hashes = append(hashes, pipeline.Hash{
-			Kind: hashdb.PHash.String(), Algorithm: hashdb.PHash.Algorithm(), Value: fmt.Sprintf("%x", seen[phashAt:]), Frame: frame,
+			Kind: hashdb.PHash.String(), Algorithm: hashdb.PHash.Algorithm(), Value: hex.EncodeToString(seen[:phashSize]), Frame: frame,
 		})
+		seen = seen[phashSize:]
+	}
+	if len(seen) > 0 {
+		return nil, errSeen
 	}
 	return hashes, nil
 }
 
-// pdqOf reads a quality and the hashes behind it.
-func pdqOf(frame int, seen []byte, kind hashdb.Kind) pipeline.Hash {
-	quality := int(seen[qualityAt])
-	h := pipeline.Hash{Kind: kind.String(), Algorithm: kind.Algorithm(), Quality: &quality, Frame: frame}
+// pdqHash reads one view.
+func pdqHash(frame int, kind hashdb.Kind, algorithm string, view []byte) pipeline.Hash {
+	quality := int(view[0])
+	h := pipeline.Hash{Kind: kind.String(), Algorithm: algorithm, Quality: &quality, Frame: frame}
 	for i := range pdq.Orientations {
-		at := pdqAt + i*pdq.Size
-		text := pdq.Hash(seen[at : at+pdq.Size]).String()
+		at := 1 + i*pdq.Size
+		text := pdq.Hash(view[at : at+pdq.Size]).String()
 		switch {
 		case i == 0:
 			h.Value = text
@@ -113,13 +161,16 @@ type film struct {
 // add takes over what was seen of a frame, which is its first of that second. Frames with
 // too little structure are left out, of which a video has many.
 func (v *film) add(second int, seen []byte) error {
-	if len(seen) != videoSize || seen[qualityAt] > maxQuality || seen[nativeAt+qualityAt] > maxQuality {
+	if len(seen) != videoSize || seen[0] > maxQuality || seen[viewSize] > maxQuality {
 		return errSeen
 	}
 	if v.seen == nil {
 		v.seen = make(map[[2]string]bool)
 	}
-	for _, h := range []pipeline.Hash{pdqOf(second, seen[nativeAt:], hashdb.VPDQ), pdqOf(second, seen, hashdb.PDQ)} {
+	for _, h := range []pipeline.Hash{
+		pdqHash(second, hashdb.VPDQ, hashdb.VPDQ.Algorithm(), seen[viewSize:]),
+		pdqHash(second, hashdb.PDQ, hashdb.PDQ.Algorithm(), seen[:viewSize]),
+	} {
 		if key := [2]string{h.Kind, h.Value}; *h.Quality >= pdq.MinQuality && !v.seen[key] {
 			v.seen[key] = true
 			v.hashes = append(v.hashes, h)

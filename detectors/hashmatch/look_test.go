@@ -2,11 +2,13 @@ package hashmatch
 
 import (
 	"bytes"
+	"encoding/hex"
 	"image"
 	"image/color/palette"
 	"image/draw"
 	"image/gif"
 	"image/jpeg"
+	"math/bits"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -85,8 +87,8 @@ func TestHashesFromTheSandboxAreThoseOfTheService(t *testing.T) {
 	}
 	withPHash := set(t, hashdb.List{Name: "l", Entries: []hashdb.Entry{someHash}})
 	for name, s := range map[string]*hashdb.Set{"without lists": nil, "with perception hashes": withPHash} {
-		want := prepared(t, here.For(s), pictures(t)...).Media
-		if diff := cmp.Diff(want, prepared(t, there.For(s), pictures(t)...).Media); diff != "" {
+		want := prepared(t, here.For(s, nil), pictures(t)...).Media
+		if diff := cmp.Diff(want, prepared(t, there.For(s, nil), pictures(t)...).Media, likeness); diff != "" {
 			t.Errorf("%s: -service +sandbox\n%s", name, diff)
 		}
 		if n := len(want[5].Hashes); n < 3+3 {
@@ -94,6 +96,33 @@ func TestHashesFromTheSandboxAreThoseOfTheService(t *testing.T) {
 		}
 	}
 }
+
+// likeness takes hashes of pictures for equal as far as decoders of JPEG agree: to the bit, but
+// libjpeg-turbo gives the luma alone and rounds otherwise.
+var likeness = cmp.Comparer(func(a, b pipeline.Hash) bool {
+	if !media.Turbo || a.Quality == nil && a.Kind != hashdb.PHash.String() {
+		return cmp.Equal(a, b)
+	}
+	x, y := append([]string{a.Value}, a.Variants...), append([]string{b.Value}, b.Variants...)
+	if a.Kind != b.Kind || a.Algorithm != b.Algorithm || a.Frame != b.Frame || len(x) != len(y) {
+		return false
+	}
+	for i := range x {
+		p, err1 := hex.DecodeString(x[i])
+		q, err2 := hex.DecodeString(y[i])
+		if err1 != nil || err2 != nil || len(p) != len(q) {
+			return false
+		}
+		d := 0
+		for k := range p {
+			d += bits.OnesCount8(p[k] ^ q[k])
+		}
+		if d > 8 {
+			return false
+		}
+	}
+	return true
+})
 
 func TestNothingIsBelievedThatNoFrameGives(t *testing.T) {
 	seen, err := NewLook()(media.Frame{Image: picture(1)}, wantPHash)
@@ -105,7 +134,8 @@ func TestNothingIsBelievedThatNoFrameGives(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"nothing": nil, "too short": seen[:len(seen)-1], "too long": append(bytes.Clone(seen), 0),
-		"a quality beyond 100": append([]byte{101}, seen[1:]...), "no perception hash": seen[:phashAt],
+		"a quality beyond 100": append([]byte{101}, seen[1:]...), "no perception hash": seen[:viewSize],
+		"no view": append([]byte{noView}, seen[viewSize:]...),
 	} {
 		if hashes, err := hashesOf(0, bad, wantPHash); len(hashes) != 0 || !pipeline.IsPermanent(err) {
 			t.Errorf("%s: %d hashes, %v", name, len(hashes), err)

@@ -40,16 +40,24 @@ func NewPreparer(fetcher *media.Fetcher, examiner Examiner) *Preparer {
 		fetcher:  fetcher,
 		examiner: examiner,
 		slots:    semaphore.NewWeighted(int64(max(4, 2*runtime.GOMAXPROCS(0)))),
+		want:     media.MayShrink,
 	}
 }
 
-// For returns a preparer that also computes the perception hash if set holds
-// such hashes: it is too dear to compute for nothing. It shares the limits of p.
-func (p *Preparer) For(set *hashdb.Set) *Preparer {
+// For returns a preparer that also computes what expand names, as
+// [Config.Expand] does, and the perception hash if set holds such hashes: it is
+// too dear to compute for nothing. It shares the limits of p.
+func (p *Preparer) For(set *hashdb.Set, expand []Expansion) *Preparer {
 	q := *p
 	q.want = 0
+	for _, e := range expand {
+		q.want |= expansions[e]
+	}
 	if set.Has(hashdb.PHash) {
-		q.want = wantPHash
+		q.want |= wantPHash
+	}
+	if q.want&(wantPHash|wantNative) == 0 { // nn512 looks at one pixel in many
+		q.want |= media.MayShrink
 	}
 	return &q
 }

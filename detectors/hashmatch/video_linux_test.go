@@ -201,7 +201,7 @@ func TestEqualAndBlankFramesOfAVideoAreLeftOut(t *testing.T) {
 		t.Errorf("%+v", f.hashes)
 	}
 	for name, bad := range map[string][]byte{
-		"nothing": nil, "too short": seen[1:], "a picture's": seen[:phashAt], "a quality beyond 100": append([]byte{101}, seen[1:]...),
+		"nothing": nil, "too short": seen[1:], "a picture's": seen[:viewSize], "a quality beyond 100": append([]byte{101}, seen[1:]...),
 	} {
 		if err := f.add(9, bad); !pipeline.IsPermanent(err) || len(f.hashes) != 2 {
 			t.Errorf("%s: %v", name, err)

@@ -48,6 +48,9 @@ type Decoder struct {
 	// reserve waits until need bytes are free, and returns what frees them again.
 	reserve func(ctx context.Context, need int64) (release func(), err error)
 	films   *films // nil where there are no videos to be decoded
+	// jpeg decodes a JPEG of a known size before Go's decoder is asked, and
+	// returns nil where that is to be asked after all; nil for none.
+	jpeg func(data []byte, size image.Point, shrink bool) image.Image
 }
 
 // NewDecoder returns a decoder with the limits of cfg. Videos are decoded by
@@ -59,7 +62,7 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	}
 	reserve := reserveOf(cfg.MaxMemory)
 	lock := sandboxSupport() == nil
-	return &Decoder{cfg, reserve, newFilms(&cfg, lock, runtime.GOMAXPROCS(0), reserve)}, nil
+	return &Decoder{cfg: cfg, reserve: reserve, films: newFilms(&cfg, lock, runtime.GOMAXPROCS(0), reserve)}, nil
 }
 
 // reserveOf shares out n bytes.
@@ -82,6 +85,10 @@ func reserveOf(n int64) func(context.Context, int64) (func(), error) {
 // at, though some of its frames may have been handed on before; every other
 // error is that of yield or of ctx.
 func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) error) (Result, error) {
+	return d.decode(ctx, data, false, yield)
+}
+
+func (d *Decoder) decode(ctx context.Context, data []byte, shrink bool, yield func(Frame) error) (Result, error) {
 	format, c, err := d.cfg.codec(data)
 	result := Result{Format: format}
 	if err == nil && format.Kind == Video {
@@ -119,7 +126,11 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 		}
 		return consumer
 	}
-	result.skipped, err = c.run(timed, data, d.cfg, handOn)
+	if img := d.first(format, data, image.Pt(w, h), shrink); img != nil {
+		err = handOn(Frame{Image: img})
+	} else {
+		result.skipped, err = c.run(timed, data, d.cfg, handOn)
+	}
 	result.Skipped = result.skipped.text(format.Name, [3]int64{})
 	switch {
 	case err == nil:
@@ -132,6 +143,14 @@ func (d *Decoder) Decode(ctx context.Context, data []byte, yield func(Frame) err
 		return result, faulty(faultTime, format.Name, int64(d.cfg.DecodeTime))
 	}
 	return result, damaged(result.Format, err)
+}
+
+// first is what d.jpeg makes of a picture.
+func (d *Decoder) first(format Format, data []byte, size image.Point, shrink bool) image.Image {
+	if d.jpeg == nil || format.Name != "jpeg" {
+		return nil
+	}
+	return d.jpeg(data, size, shrink)
 }
 
 // codec tells by its first bytes how a picture is decoded; nil with an error says

@@ -22,6 +22,9 @@
 // read runs over its time, by seconds at the worst under the default limit of
 // pixels.
 //
+// With the build tag turbo a Sandbox decodes JPEG by libjpeg-turbo, and asks Go's
+// decoder about whatever that finds fault with.
+//
 // Videos are decoded by ffmpeg, always in a process of its own: locked in wherever
 // the kernel can do so, else with limits of memory and time alone. It has one
 // file, which nobody can change, and its frames are read by their length.

@@ -122,6 +122,34 @@ func webpFile(w, h int) []byte {
 	return out
 }
 
+// tinyJPEG is a grey 8×8 JPEG of so many components, whose Huffman codes have one
+// symbol each; transform is that of an Adobe marker, or -1 for no such marker.
+func tinyJPEG(components, precision, transform int) []byte {
+	out := []byte{0xff, 0xd8}
+	segment := func(marker byte, body ...byte) {
+		out = append(binary.BigEndian.AppendUint16(append(out, 0xff, marker), uint16(len(body)+2)), body...)
+	}
+	if transform >= 0 {
+		segment(0xee, 'A', 'd', 'o', 'b', 'e', 0, 100, 0, 0, 0, 0, byte(transform))
+	}
+	segment(0xdb, append([]byte{0}, bytes.Repeat([]byte{1}, 64)...)...)
+	start := byte(0xc0)
+	if precision > 8 {
+		start = 0xc1
+	}
+	frame, scan := []byte{byte(precision), 0, 8, 0, 8, byte(components)}, []byte{byte(components)}
+	for i := range byte(components) {
+		frame, scan = append(frame, i+1, 0x11, 0), append(scan, i+1, 0)
+	}
+	segment(start, frame...)
+	for _, class := range []byte{0x00, 0x10} { // one code of one bit, for 0
+		segment(0xc4, append([]byte{class, 1}, make([]byte, 16)...)...)
+	}
+	segment(0xda, append(scan, 0, 63, 0)...)
+	data := byte(0xff) >> (2 * components) // a bit for each DC, one for the end of the block
+	return append(out, data, 0xff, 0xd9)
+}
+
 func pngChunk(name string, body []byte) []byte {
 	out := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
 	out = append(append(out, name...), body...)

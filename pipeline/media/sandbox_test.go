@@ -86,7 +86,7 @@ const (
 func testLook(f Frame, want uint8) ([]byte, error) {
 	send := func(kind byte, payload []byte) { _ = writeMessage(os.Stdout, kind, payload) }
 	frame := func(index uint32) []byte { return binary.BigEndian.AppendUint32(nil, index) }
-	switch want {
+	switch want &^ MayShrink {
 	case spin:
 		for n := uint64(1); n != 0; n += 2 {
 		}
@@ -201,6 +201,8 @@ func describe(img image.Image) []byte {
 		sum.Write(p.Cr)
 	case *image.NRGBA:
 		sum.Write(p.Pix)
+	case *image.Gray:
+		sum.Write(p.Pix)
 	default:
 		fmt.Fprintf(sum, "%v", img)
 	}
@@ -233,6 +235,23 @@ func examineWith(ctx context.Context, by interface {
 	return x, err
 }
 
+// likeness is what two examinations of one file have in common wherever it is
+// decoded: libjpeg-turbo gives the luma alone, and not to the bit what Go's decoder gives.
+func likeness(x examination) examination {
+	if !Turbo || !strings.Contains(x.Result, "Name:jpeg ") {
+		return x
+	}
+	x.Frames = slices.Clone(x.Frames)
+	for i, f := range x.Frames {
+		for _, kind := range []string{"*image.YCbCr ", "*image.Gray "} {
+			if rest, ok := strings.CutPrefix(f.Seen, kind); ok {
+				x.Frames[i].Seen, _, _ = strings.Cut(rest, " ")
+			}
+		}
+	}
+	return x
+}
+
 func newTestSandbox(tb testing.TB, processes int, change func(*Config)) *Sandbox {
 	tb.Helper()
 	cfg := DefaultConfig()
@@ -260,6 +279,13 @@ func corpus(tb testing.TB) map[string][]byte {
 	}
 	files["large jpeg"] = jpegFile(tb, pattern(1200, 900, 5))
 	files["grey jpeg"] = jpegFile(tb, grey)
+	for name, file := range map[string][]byte{
+		"tiny jpeg": tinyJPEG(3, 8, -1), "tiny grey jpeg": tinyJPEG(1, 8, -1), "cmyk jpeg": tinyJPEG(4, 8, 0), "ycck jpeg": tinyJPEG(4, 8, 2),
+		"rgb jpeg": tinyJPEG(3, 8, 0), "12-bit jpeg": tinyJPEG(3, 12, -1), "jpeg of two components": tinyJPEG(2, 8, -1),
+	} {
+		files[name] = file
+		files[name+" without its end"] = file[:len(file)-2]
+	}
 	files["grey png"] = pngFile(tb, grey)
 	files["deep png"] = pngFile(tb, deep)
 	files["paletted png"] = pngFile(tb, checkers(50, 40, 3))
@@ -307,7 +333,7 @@ func TestTheSandboxSeesWhatTheServiceWouldHaveSeen(t *testing.T) {
 	for name, data := range corpus(t) {
 		want, _ := examineWith(t.Context(), here, data, pixelsOf)
 		got, err := examineWith(t.Context(), s, data, pixelsOf)
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(likeness(want), likeness(got)); diff != "" {
 			t.Errorf("%s: -in process +in sandbox\n%s", name, diff)
 		}
 		if err != nil && !pipeline.IsPermanent(err) {
@@ -323,12 +349,44 @@ func TestTheSandboxSeesWhatTheServiceWouldHaveSeen(t *testing.T) {
 	}
 }
 
+func TestOnlyWhoeverMaySeeASmallerPictureDoes(t *testing.T) {
+	s := newTestSandbox(t, 1, nil)
+	here := &InProcess{newTestDecoder(t, nil), testLook}
+	for _, c := range []struct {
+		w, h   int
+		shrunk string // in a build with libjpeg-turbo
+	}{
+		{1023, 1500, "(0,0)-(512,750)"}, {1022, 1500, "(0,0)-(1022,1500)"}, {4096, 4100, "(0,0)-(512,513)"}, {500, 2000, "(0,0)-(500,2000)"}, {2050, 2047, "(0,0)-(513,512)"},
+	} {
+		data := jpegFile(t, image.NewGray(image.Rect(0, 0, c.w, c.h)))
+		whole := fmt.Sprintf("(0,0)-(%d,%d)", c.w, c.h)
+		for name, by := range map[string]interface {
+			Examine(context.Context, []byte, uint8, func(int, []byte) error) (Result, error)
+		}{"in process": here, "in sandbox": s} {
+			for _, may := range []bool{false, true} {
+				look, want := pixelsOf, whole
+				if may {
+					look |= MayShrink
+				}
+				if may && Turbo && name == "in sandbox" {
+					want = c.shrunk
+				}
+				x, err := examineWith(t.Context(), by, data, look)
+				if err != nil || len(x.Frames) != 1 || !strings.Contains(x.Frames[0].Seen, " "+want+" ") {
+					t.Errorf("%s, may shrink: %v: %+v, want %s", name, may, x, want)
+				}
+			}
+		}
+	}
+}
+
 func TestAThousandMutantsAFormatComeBackFromTheSandboxAsFromTheService(t *testing.T) {
 	small := func(c *Config) { c.MaxPixels = 1 << 20; c.MaxMemory = 64 << 20 }
 	s := newTestSandbox(t, 1, small)
 	first := s.idle[0]
 	here := &InProcess{newTestDecoder(t, small), testLook}
 	random := rand.New(rand.NewPCG(3, 4))
+	more := 0 // JPEGs that Go's decoder calls damaged and libjpeg-turbo does not
 	for name, data := range samples(t) {
 		for range 1000 {
 			mutant := bytes.Clone(data)
@@ -337,10 +395,17 @@ func TestAThousandMutantsAFormatComeBackFromTheSandboxAsFromTheService(t *testin
 			}
 			want, _ := examineWith(t.Context(), here, mutant, pixelsOf)
 			got, _ := examineWith(t.Context(), s, mutant, pixelsOf)
-			if diff := cmp.Diff(want, got); diff != "" {
+			if Turbo && name == "jpeg" && want.Err != "" && got.Err == "" {
+				more++
+				continue
+			}
+			if diff := cmp.Diff(likeness(want), likeness(got)); diff != "" {
 				t.Fatalf("%s: -in process +in sandbox\n%s", name, diff)
 			}
 		}
+	}
+	if more > 10 {
+		t.Errorf("libjpeg-turbo finds nothing wrong with %d of 1000 mutants that are damaged", more)
 	}
 	if len(s.idle) != 1 || s.idle[0] != first {
 		t.Error("a mutant cost a process")

@@ -60,6 +60,9 @@ func serve(in io.Reader, out io.Writer, look Look) error {
 	}
 	d := decoderProcess{in: in, out: out}
 	d.examiner = InProcess{Decoder: &Decoder{cfg: cfg, reserve: d.reserve}, Look: look}
+	if Turbo {
+		d.examiner.Decoder.jpeg = sandboxedJPEG
+	}
 	if err := writeMessage(out, msgReady, nil); err != nil {
 		return err
 	}
