@@ -141,7 +141,7 @@ func (b *Builder) Add(e Entry) {
 			return
 		}
 	}
-	if why := e.Hash.unfit(); why != "" {
+	if why := e.Hash.Unfit(); why != "" {
 		info.refuse(e, why)
 		return
 	}

@@ -68,7 +68,7 @@ func (s *Set) Apply(changes ...Change) (*Set, error) {
 				errs = append(errs, fmt.Errorf("list %s: entry %d: %w", c.List, i+1, err))
 				break
 			}
-			if why := e.Hash.unfit(); why != "" {
+			if why := e.Hash.Unfit(); why != "" {
 				next.infos[n].refuse(e, why)
 				continue
 			}

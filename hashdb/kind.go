@@ -182,10 +182,10 @@ func (h *Hash) weight() int {
 	return n
 }
 
-// unfit says why a hash must not stand in a list, or "". Entries mostly come without
+// Unfit says why a hash must not stand in a list, or "". Entries mostly come without
 // the quality of the picture they were made from, so blank pictures and empty files have to
 // be told by the hash: they would match everyone's.
-func (h Hash) unfit() string {
+func (h Hash) Unfit() string {
 	if h.bytes == ([32]byte{}) {
 		return "all zero"
 	}

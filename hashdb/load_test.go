@@ -242,7 +242,7 @@ func FuzzReadCSV(f *testing.F) {
 		}
 		for _, e := range entries {
 			got := set.Match(Query{Hashes: []Hash{e.Hash}, Quality: 100})
-			if e.Hash.unfit() == "" && len(got.Matches) == 0 {
+			if e.Hash.Unfit() == "" && len(got.Matches) == 0 {
 				t.Errorf("entry %+v does not match itself", e)
 			}
 		}

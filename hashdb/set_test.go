@@ -28,7 +28,7 @@ func random(r *rand.Rand, k Kind) Hash {
 		if err != nil {
 			panic(err)
 		}
-		if h.unfit() == "" {
+		if h.Unfit() == "" {
 			return h
 		}
 	}
