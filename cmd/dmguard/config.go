@@ -103,6 +103,11 @@ func (c *Config) validate() error {
 			fail("policy.thresholds[%d].min is outside 0 to 1", i)
 		}
 	}
+	for name := range c.Policy.Lists {
+		if name == "" {
+			fail("policy.lists has a list without a name")
+		}
+	}
 	for i, r := range c.Policy.SkipRegions {
 		if len(r) != 2 || strings.ToUpper(r) != r {
 			fail("policy.skip_regions[%d] is not a region of two capital letters", i)
