@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/hashdb/lists"
 	"github.com/dmguard/dmguard/pipeline"
 )
 
@@ -26,13 +27,15 @@ func DefaultConfig() Config { return Config{Category: "known_media", MaxFindings
 
 // Detector looks up what [Preparer] computed.
 type Detector struct {
-	cfg Config
-	set *hashdb.Set
+	cfg        Config
+	set        *hashdb.Set
+	governance *lists.Governance
 }
 
 // New returns a detector over set, which may be nil: then it finds nothing and
-// still reports what could not be looked at.
-func New(cfg Config, set *hashdb.Set) (*Detector, error) {
+// still reports what could not be looked at. How far matches are acted upon,
+// governance says; nil lets every one stand.
+func New(cfg Config, set *hashdb.Set, governance *lists.Governance) (*Detector, error) {
 	var errs []error
 	if cfg.Category == "" {
 		errs = append(errs, errors.New("missing category"))
@@ -43,7 +46,7 @@ func New(cfg Config, set *hashdb.Set) (*Detector, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Detector{cfg, set}, nil
+	return &Detector{cfg, set, governance}, nil
 }
 
 // Name implements [pipeline.Detector].
@@ -53,7 +56,11 @@ func (*Detector) Name() string { return "hashmatch" }
 // attachments, of one attachment the most certain first. Their label is the
 // kind of hash, so that a policy may trust digests more than likeness. A digest
 // scores 1, a PDQ hash 1 at distance 0 down to 0.5 at the list's threshold, a
-// perception hash half of that, since strangers are that near to one.
+// perception hash half of that, since strangers are that near to one, and such a
+// match asks a person at most.
+//
+// Where a list of known false positives knows the attachment too, the match is
+// suppressed, which the finding says: it scores 0 and nothing follows from it.
 func (d *Detector) Detect(ctx context.Context, item *pipeline.Item) (pipeline.Answer, error) {
 	var answer pipeline.Answer
 	var faults faultList
@@ -83,11 +90,27 @@ type found struct {
 	hashdb.Match
 	frame, quality int
 	platform       bool
+	negative       *found // the known false positive that speaks against it
+}
+
+// negates reports whether a known false positive speaks against a match. It must
+// be as certain: a likeness never speaks against a digest, nor MD5, for which
+// collisions are made, against SHA-256. Of likenesses by one kind of hash the
+// nearer counts, and only within its own frame, or a harmless frame would
+// excuse another. What the platform says of a picture does not speak against what was seen.
+func (n *found) negates(m *found) bool {
+	switch {
+	case n.Kind > m.Kind || n.platform && !m.platform:
+		return false
+	case n.Kind.Threshold() == 0:
+		return true
+	}
+	return n.frame == m.frame && (n.Kind < m.Kind || n.Distance <= m.Distance)
 }
 
 // attachment looks up all hashes of one attachment.
 func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, malformed bool) {
-	var all []found
+	var all, negatives []found
 	more := 0
 	for i := range m.Hashes {
 		h := &m.Hashes[i]
@@ -103,7 +126,18 @@ func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, m
 			if h.Quality != nil {
 				f.quality = *h.Quality
 			}
-			all = append(all, f)
+			if !d.governance.Negative(f.List) {
+				all = append(all, f)
+			} else if threshold, ok := d.governance.Negates(&f.Match); ok {
+				f.Threshold = threshold
+				negatives = append(negatives, f)
+			}
+		}
+	}
+	order(negatives)
+	for i := range all {
+		if n := slices.IndexFunc(negatives, func(n found) bool { return n.negates(&all[i]) }); n >= 0 {
+			all[i].negative = &negatives[n]
 		}
 	}
 	all = nearest(all)
@@ -138,14 +172,26 @@ func queryOf(h *pipeline.Hash) (hashdb.Query, error) {
 	return q, nil
 }
 
-// nearest orders matches and keeps the most certain one for each entry of a list.
-func nearest(all []found) []found {
+// order puts the most certain match first, and those that something speaks
+// against last.
+func order(all []found) {
+	suppressed := func(f *found) int {
+		if f.negative != nil {
+			return 1
+		}
+		return 0
+	}
 	slices.SortStableFunc(all, func(a, b found) int {
 		return cmp.Or(
-			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Distance, b.Distance),
+			cmp.Compare(suppressed(&a), suppressed(&b)), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Distance, b.Distance),
 			cmp.Compare(a.List, b.List), cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.frame, b.frame),
 		)
 	})
+}
+
+// nearest orders matches and keeps the first one for each entry of a list.
+func nearest(all []found) []found {
+	order(all)
 	type key struct{ list, entry string }
 	seen := map[key]bool{}
 	return slices.DeleteFunc(all, func(f found) bool {
@@ -158,14 +204,11 @@ func nearest(all []found) []found {
 
 func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
 	kind := f.Kind.String()
-	reason := fmt.Sprintf("list %s, entry %s, the same %s", f.List, f.Entry, kind)
-	if f.Kind.Threshold() > 0 {
-		reason = fmt.Sprintf("list %s, entry %s, %s distance %d of %d", f.List, f.Entry, kind, f.Distance, f.Threshold)
-	}
+	reason := describe(&f.Match)
 	if f.platform {
 		reason += ", by the platform's own hash"
 	}
-	return pipeline.Finding{
+	out := pipeline.Finding{
 		Category: cmp.Or(pipeline.Category(f.Category), d.cfg.Category),
 		Label:    kind,
 		Score:    score(&f.Match),
@@ -182,6 +225,27 @@ func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
 			Quality:      f.quality,
 		},
 	}
+	if f.negative != nil {
+		out.Bound(pipeline.Allow, "suppressed, since a known false positive matches: "+describe(&f.negative.Match))
+	}
+	for _, c := range d.governance.Cautions(&f.Match) {
+		if c.Suppress {
+			out.Bound(pipeline.Allow, "suppressed, since "+c.Because)
+		} else {
+			out.Bound(pipeline.Review, "review at most, since "+c.Because)
+		}
+	}
+	if f.Kind == hashdb.PHash {
+		out.Bound(pipeline.Review, "review at most, since strangers' pictures may be as near")
+	}
+	return out
+}
+
+func describe(m *hashdb.Match) string {
+	if m.Kind.Threshold() > 0 {
+		return fmt.Sprintf("list %s, entry %s, %s distance %d of %d", m.List, m.Entry, m.Kind, m.Distance, m.Threshold)
+	}
+	return fmt.Sprintf("list %s, entry %s, the same %s", m.List, m.Entry, m.Kind)
 }
 
 func score(m *hashdb.Match) float64 {

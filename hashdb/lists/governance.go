@@ -93,15 +93,16 @@ func (g *Governance) Negative(list string) bool {
 	return g != nil && g.lists[list].Negative
 }
 
-// Negates reports whether a match with a negative list counts: it is near enough, the list is not stale, and the
-// entry is in good standing. What is in doubt does not speak against others.
-func (g *Governance) Negates(m *hashdb.Match) bool {
+// Negates reports whether a match with a negative list counts, and up to which distance: it is near enough, the list
+// is not stale, and the entry is in good standing. What is in doubt does not speak against others.
+func (g *Governance) Negates(m *hashdb.Match) (threshold int, ok bool) {
 	if !g.Negative(m.List) {
-		return false
+		return 0, false
 	}
 	l := g.lists[m.List]
 	st, _ := g.standings.Of(m.List, m.Entry)
-	return l.stale == "" && st.State != Held && st.State != Withdrawn && m.Distance <= l.Threshold(m.Kind)
+	threshold = l.Threshold(m.Kind)
+	return threshold, l.stale == "" && st.State != Held && st.State != Withdrawn && m.Distance <= threshold
 }
 
 // Caution is a reason not to act upon a match as policy says.
