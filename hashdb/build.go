@@ -87,7 +87,7 @@ func (b *Builder) Begin(list List) {
 		b.fault(fmt.Errorf("over %d lists", maxNumbered))
 	}
 	for _, text := range []string{list.Name, list.Version, list.Category} {
-		if err := printable(text); err != nil {
+		if err := Printable(text); err != nil {
 			b.fault(fmt.Errorf("list %d: name, version or category %q: %w", n+1, clip(text), err))
 		}
 	}
@@ -136,7 +136,7 @@ func (b *Builder) Add(e Entry) {
 	}
 	category := cmp.Or(e.Category, b.category)
 	for _, text := range []string{e.ID, category} {
-		if err := printable(text); err != nil {
+		if err := Printable(text); err != nil {
 			b.fault(fmt.Errorf("list %s: entry %d: %q: %w", info.Name, b.entry, clip(text), err))
 			return
 		}

@@ -52,7 +52,7 @@ func (s *Set) Apply(changes ...Change) (*Set, error) {
 		}
 		seen[c.List] = true
 		for _, text := range []string{c.Version, c.Category} {
-			if err := printable(text); err != nil {
+			if err := Printable(text); err != nil {
 				errs = append(errs, fmt.Errorf("list %s: version or category %q: %w", c.List, clip(text), err))
 			}
 		}
@@ -93,7 +93,7 @@ func (e *Entry) check() error {
 		return errors.New("no hash or no ID")
 	}
 	for _, text := range []string{e.ID, e.Category} {
-		if err := printable(text); err != nil {
+		if err := Printable(text); err != nil {
 			return fmt.Errorf("%q: %w", clip(text), err)
 		}
 	}

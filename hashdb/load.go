@@ -111,13 +111,13 @@ func loadFile(path string, room int) (List, []string, error) {
 	defer f.Close()
 	name := filepath.Base(path)
 	name = name[:len(name)-len(filepath.Ext(name))]
-	if err := printable(name); err != nil {
+	if err := Printable(name); err != nil {
 		return List{}, nil, fmt.Errorf("%q: name of the list: %w", path, err)
 	}
 	digest := sha256.New()
 	// One byte over the limit, so that a file that grows meanwhile is refused and not cut.
 	content := &io.LimitedReader{R: f, N: maxFileSize + 1}
-	entries, ignored, err := readCSV(path, io.TeeReader(content, digest), room)
+	entries, ignored, err := ReadCSV(path, io.TeeReader(content, digest), room)
 	if err != nil {
 		return List{}, nil, err
 	}
@@ -153,8 +153,9 @@ func (f *faults) join() error {
 
 var required = []string{"kind", "hash", "entry", "category"}
 
-// readCSV reads entries to the end of r, and names the columns that it did not read.
-func readCSV(file string, r io.Reader, room int) ([]Entry, []string, error) {
+// ReadCSV reads at most most entries in the format of [LoadDir] to the end of r, and names the columns that it did not
+// read. Where any line is wrong the error names every fault as file:line, and there are no entries.
+func ReadCSV(file string, r io.Reader, most int) (entries []Entry, ignored []string, err error) {
 	bad := faults{file: file}
 	lines := &lineReader{r: skipMark(r), line: 1}
 	rows := csv.NewReader(lines)
@@ -177,7 +178,6 @@ func readCSV(file string, r io.Reader, room int) ([]Entry, []string, error) {
 		return nil, nil, bad.join()
 	}
 
-	var entries []Entry
 	categories := make(map[string]string)
 	for !bad.full() {
 		row, err := rows.Read()
@@ -200,8 +200,8 @@ func readCSV(file string, r io.Reader, room int) ([]Entry, []string, error) {
 			bad.add(line, err)
 			continue
 		}
-		if len(entries) == room {
-			bad.add(line, errTooMany)
+		if len(entries) == most {
+			bad.add(line, fmt.Errorf("over %d entries together; the rest of the file was not read", most))
 			break
 		}
 		category, known := categories[e.Category]
@@ -252,15 +252,16 @@ func parseEntry(kind, hash, id, category string) (Entry, error) {
 		return Entry{}, errors.New("the entry has no ID")
 	}
 	for _, f := range []struct{ name, text string }{{"entry", id}, {"category", category}} {
-		if err := printable(f.text); err != nil {
+		if err := Printable(f.text); err != nil {
 			return Entry{}, fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
 	return Entry{Hash: h, ID: id, Category: category}, nil
 }
 
-// printable refuses what could forge a line of a log or of a page.
-func printable(text string) error {
+// Printable refuses text that could forge a line of a log or of a page, and more than 256 bytes of it: IDs, names
+// and categories are UTF-8 that prints, without spaces around it.
+func Printable(text string) error {
 	if len(text) <= maxField && plain(text) {
 		return nil
 	}
@@ -307,7 +308,6 @@ func skipMark(r io.Reader) io.Reader {
 }
 
 var (
-	errTooMany   = fmt.Errorf("over %d entries in the folder's lists together; the rest of the file was not read", maxEntries)
 	errLongLine  = fmt.Errorf("the line is over %d bytes; the rest of the file was not read", maxLine)
 	errOpenQuote = errors.New("an odd number of quotes: quoted fields do not run over lines; the rest of the file was not read")
 )

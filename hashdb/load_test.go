@@ -172,7 +172,7 @@ func TestAFolderWithoutListsIsSaidToBeOne(t *testing.T) {
 }
 
 func TestReadingStopsAtItsLimits(t *testing.T) {
-	if _, _, err := readCSV("f", strings.NewReader(head+oneLine+oneLine), 1); err == nil || !strings.Contains(err.Error(), "f:3: over") {
+	if _, _, err := ReadCSV("f", strings.NewReader(head+oneLine+oneLine), 1); err == nil || !strings.Contains(err.Error(), "f:3: over") {
 		t.Errorf("entries: %v", err)
 	}
 	two := folder(t, map[string]string{"a.csv": head + oneLine, "b.csv": head + oneLine})
@@ -182,7 +182,7 @@ func TestReadingStopsAtItsLimits(t *testing.T) {
 	if _, err := loadDir(two, 2); err != nil {
 		t.Errorf("as many as there is room for: %v", err)
 	}
-	_, _, err := readCSV("f", strings.NewReader(head+strings.Repeat("x,,,\n", 10*maxFaults)), 10)
+	_, _, err := ReadCSV("f", strings.NewReader(head+strings.Repeat("x,,,\n", 10*maxFaults)), 10)
 	if n := strings.Count(err.Error(), "\n"); n != maxFaults || !strings.Contains(err.Error(), "stopped after 100 faults") {
 		t.Errorf("%d lines of error", n)
 	}
@@ -216,7 +216,7 @@ func FuzzReadCSV(f *testing.F) {
 	f.Add([]byte(head + "md5,\"" + md5X + ",e,csam\n" + oneLine))
 	f.Add([]byte(head + strings.Repeat("x", maxLine+1)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		entries, _, err := readCSV("f", strings.NewReader(string(data)), 1000)
+		entries, _, err := ReadCSV("f", strings.NewReader(string(data)), 1000)
 		if err != nil {
 			if entries != nil {
 				t.Error("entries beside an error")

@@ -287,7 +287,7 @@ func (s *segment) readLists(text []byte) error {
 	s.categories = in.Categories
 	names := make(map[string]bool)
 	for _, l := range in.Lists {
-		if l.Name == "" || names[l.Name] || printable(l.Name) != nil || printable(l.Version) != nil {
+		if l.Name == "" || names[l.Name] || Printable(l.Name) != nil || Printable(l.Version) != nil {
 			return fmt.Errorf("%w: a list's name %q or version %q", ErrCorrupt, clip(l.Name), clip(l.Version))
 		}
 		names[l.Name] = true
@@ -314,7 +314,7 @@ func (s *segment) readLists(text []byte) error {
 		s.infos = append(s.infos, info)
 	}
 	for _, c := range s.categories {
-		if printable(c) != nil {
+		if Printable(c) != nil {
 			return fmt.Errorf("%w: category %q", ErrCorrupt, clip(c))
 		}
 	}
@@ -332,7 +332,7 @@ func (s *segment) check() error {
 		if start >= end || end > uint64(len(s.ids)) || end-start > maxField {
 			return fault("ID of record %d", i)
 		}
-		if !plain && printable(string(s.ids[start:end])) != nil {
+		if !plain && Printable(string(s.ids[start:end])) != nil {
 			return fault("ID of record %d", i)
 		}
 		if e := &s.entries[i]; int(e.list) >= len(s.lists) || int(e.category) >= len(s.categories) {
@@ -444,7 +444,12 @@ func (s *segment) kindOf(record uint32) Kind {
 // was written and that no search can be led astray; anything else is [ErrCorrupt]. The file stays mapped as long as the set,
 // or another made from it, is in use. Replace it by renaming, never in place: a mapped file that is cut
 // short kills the process that reads it.
-func Open(path string) (*Set, error) {
+func Open(path string) (*Set, error) { return open(path, nil) }
+
+// OpenVerified is [Open] of a file that is refused unless its SHA-256 is sum, which somebody has signed.
+func OpenVerified(path string, sum [sha256.Size]byte) (*Set, error) { return open(path, &sum) }
+
+func open(path string, sum *[sha256.Size]byte) (*Set, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", err)
@@ -465,13 +470,22 @@ func Open(path string) (*Set, error) {
 		return nil, fmt.Errorf("open segment %s: map: %w", path, err)
 	}
 	adviseHuge(data)
-	s, err := readSegment(data, true)
+	s, err := readVerified(data, sum)
 	if err != nil {
 		_ = unix.Munmap(data) // it was mapped
 		return nil, fmt.Errorf("open segment %s: %w", path, err)
 	}
 	unmapWith(s, data)
 	return newSet(part{segment: s}), nil
+}
+
+func readVerified(data []byte, sum *[sha256.Size]byte) (*segment, error) {
+	if sum != nil {
+		if got := sha256.Sum256(data); got != *sum {
+			return nil, fmt.Errorf("%w: SHA-256 is %x, want %x", ErrCorrupt, got, *sum)
+		}
+	}
+	return readSegment(data, true)
 }
 
 // unmapWith gives memory back when nothing refers to the segment any more.

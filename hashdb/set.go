@@ -121,6 +121,7 @@ type Set struct {
 
 type listFacts struct {
 	name, version string
+	category      string // of entries that name none
 	thresholds    map[Kind]int
 }
 
@@ -377,7 +378,7 @@ func (s *Set) entry(h *hit) named {
 func (s *Set) match(h *hit, e *named) Match {
 	list := &s.lists[e.list]
 	return Match{
-		List: list.name, ListVersion: list.version, Entry: string(e.id), Category: e.category,
+		List: list.name, ListVersion: list.version, Entry: string(e.id), Category: cmp.Or(e.category, list.category),
 		Kind: h.kind, Distance: h.distance, Threshold: list.thresholds[h.kind], Query: h.query,
 	}
 }

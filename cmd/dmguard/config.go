@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/dmguard/dmguard/configs"
 	"github.com/dmguard/dmguard/detectors"
+	"github.com/dmguard/dmguard/hashdb/lists"
 	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/media"
 )
@@ -18,14 +21,43 @@ import (
 type Config struct {
 	Policy    pipeline.Policy  `yaml:"policy"`
 	Detectors detectors.Config `yaml:"detectors"`
-	Lists     struct {
-		Dir string `yaml:"dir"`
-	} `yaml:"lists"`
-	Media  media.Config `yaml:"media"`
-	Worker WorkerConfig `yaml:"worker"`
-	Topics TopicConfig  `yaml:"topics"`
-	Queue  QueueConfig  `yaml:"queue"`
-	Access AccessConfig `yaml:"access"`
+	Lists     ListsConfig      `yaml:"lists"`
+	Media     media.Config     `yaml:"media"`
+	Worker    WorkerConfig     `yaml:"worker"`
+	Topics    TopicConfig      `yaml:"topics"`
+	Queue     QueueConfig      `yaml:"queue"`
+	Access    AccessConfig     `yaml:"access"`
+}
+
+// ListsConfig says where hash lists come from and how far they are believed.
+type ListsConfig struct {
+	Dir        string                    `yaml:"dir"`
+	Keys       []string                  `yaml:"keys"`
+	Signatures int                       `yaml:"signatures"`
+	MaxChange  lists.Bound               `yaml:"max_change"`
+	Settings   map[string]lists.Settings `yaml:"settings"`
+}
+
+func (c *ListsConfig) trust() lists.Trust {
+	return lists.Trust{Keys: c.Keys, Signatures: c.Signatures}
+}
+
+func (c *ListsConfig) validate(fail func(format string, args ...any)) {
+	if err := c.trust().Validate(); err != nil {
+		fail("lists.keys: %w", err)
+	}
+	if c.Signatures < 1 {
+		fail("lists.signatures is %d, less than 1", c.Signatures)
+	}
+	if err := c.MaxChange.Validate(); err != nil {
+		fail("lists.max_change: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Settings)) {
+		settings := c.Settings[name]
+		if err := errors.Join(lists.CheckName(name), settings.Validate()); err != nil {
+			fail("lists.settings.%s: %w", name, err)
+		}
+	}
 }
 
 // WorkerConfig bounds what a worker does at once.
@@ -126,6 +158,7 @@ func (c *Config) validate() error {
 	if err := c.Media.Validate(); err != nil {
 		errs = append(errs, err)
 	}
+	c.Lists.validate(fail)
 	atLeast("worker.lanes", int64(c.Worker.Lanes), 0)
 	atLeast("worker.batch", int64(c.Worker.Batch), 1)
 	atLeast("worker.in_flight", int64(c.Worker.InFlight), 1)

@@ -55,7 +55,7 @@ type command struct {
 func commands() []*command {
 	return []*command{
 		upCommand(), sendCommand(), scanCommand(), workerCommand(), queueCommand(), topicsCommand(),
-		keysCommand(), sealCommand(), deadLettersCommand(), canaryCommand(), configCommand(), hashCommand(), benchCommand(),
+		keysCommand(), sealCommand(), deadLettersCommand(), canaryCommand(), configCommand(), hashCommand(), listsCommand(), benchCommand(),
 	}
 }
 

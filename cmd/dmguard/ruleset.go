@@ -22,6 +22,7 @@ import (
 	"github.com/dmguard/dmguard/detectors"
 	"github.com/dmguard/dmguard/detectors/hashmatch"
 	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/hashdb/lists"
 	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/media"
 )
@@ -31,6 +32,7 @@ type rulesetOptions struct {
 	config    string
 	lists     string
 	canary    string
+	seen      string   // file that remembers which lists were in force; "" for none
 	fileRoots []string // beside those of the configuration
 	decode    string   // where pictures are decoded; "" for in this process
 }
@@ -44,7 +46,7 @@ const (
 
 func (o *rulesetOptions) add(cl *commandLine) {
 	cl.env(&o.config, "config", "DMGUARD_CONFIG", "", "configuration `file`; what it does not name is as in \"dmguard config reference\"")
-	cl.env(&o.lists, "lists", "DMGUARD_LISTS", "", "`folder` of hash lists, CSV files with the columns kind,hash,entry,category; instead of lists.dir")
+	cl.env(&o.lists, "lists", "DMGUARD_LISTS", "", "`folder` of hash lists, snapshots of \"lists import\" or CSV files with the columns kind,hash,entry,category; instead of lists.dir")
 }
 
 func (o *rulesetOptions) addDecode(cl *commandLine, where string) {
@@ -58,7 +60,7 @@ type rules struct {
 	opt      rulesetOptions
 	config   *Config
 	ruleset  *pipeline.Ruleset
-	lists    *hashdb.Set
+	lists    *lists.Loaded // nil where there is no folder
 	fetcher  *media.Fetcher
 	preparer *hashmatch.Preparer
 	limits   media.Config   // in force: they do not reload
@@ -135,10 +137,14 @@ func (r *rules) examiner(ctx context.Context, cfg media.Config, log *zap.Logger)
 
 // build makes the ruleset of a configuration, or changes nothing.
 func (r *rules) build(cfg *Config, log *zap.Logger) error {
-	set, err := r.loadLists(cfg, log)
+	loaded, err := r.loadLists(cfg, log)
 	packs, perr := rulePacks()
 	if err := errors.Join(err, perr); err != nil {
 		return err
+	}
+	var set *hashdb.Set
+	if loaded != nil {
+		set = loaded.Set
 	}
 	if r.opt.canary == "" {
 		cfg.Detectors.Canary = nil // there is nothing to look for
@@ -151,14 +157,14 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	ruleset, err := digest(cfg.Detectors, r.limits, packs)
+	ruleset, err := digest(cfg.Detectors, r.limits, packs, cfg.Lists.Settings)
 	if err != nil {
 		return err
 	}
 	versions := map[string]string{
 		"policy": cfg.Policy.Version + "-" + policy, "ruleset": ruleset, "lists": listVersions(set), "build": buildVersion(),
 	}
-	r.config, r.lists = cfg, set
+	r.config, r.lists = cfg, loaded
 	r.ruleset = &pipeline.Ruleset{
 		Detectors: catalogue,
 		Policy:    cfg.Policy,
@@ -206,27 +212,46 @@ func (r *rules) listsDir(cfg *Config) string {
 	return cfg.Lists.Dir
 }
 
-func (r *rules) loadLists(cfg *Config, log *zap.Logger) (*hashdb.Set, error) {
+// loadLists takes over what has changed in the folder of lists. At the start every list must be good; later one
+// that is not stays as it was.
+func (r *rules) loadLists(cfg *Config, log *zap.Logger) (*lists.Loaded, error) {
 	dir := r.listsDir(cfg)
 	if dir == "" {
 		return nil, nil
 	}
-	set, err := hashdb.LoadDir(dir)
-	if errors.Is(err, hashdb.ErrNoLists) {
-		log.Warn("the folder holds no lists", zap.String("folder", dir))
-		return nil, nil
-	}
+	loaded, err := lists.Load(lists.Options{
+		Dir: dir, Trust: cfg.Lists.trust(), MaxChange: cfg.Lists.MaxChange, Settings: cfg.Lists.Settings, Seen: r.opt.seen,
+	}, r.lists)
 	if err != nil {
 		return nil, err
 	}
-	for _, info := range set.Lists() {
-		log.Info("hash list", zap.String("list", info.Name), zap.String("version", info.Version), zap.Any("entries", info.Entries),
-			zap.Int("duplicates", info.Duplicates), zap.Int("refused", info.Refused))
-		for _, refused := range info.Refusals {
-			log.Warn("a list entry is left out", zap.String("list", info.Name), zap.String("entry", refused.Entry), zap.String("because", refused.Reason))
+	if r.lists == nil {
+		if err := loaded.Err(); err != nil {
+			return nil, err
 		}
 	}
-	return set, nil
+	for i := range loaded.Faults {
+		log.Error("a list is refused; its last good version stays in force", zap.Error(&loaded.Faults[i]))
+	}
+	for _, w := range loaded.Warnings {
+		log.Warn(w)
+	}
+	if loaded.Set == nil {
+		log.Warn("the folder holds no lists", zap.String("folder", dir))
+	}
+	was := r.lists.Versions()
+	for i := range loaded.Lists {
+		list := &loaded.Lists[i]
+		if was[list.Name] == list.Version {
+			continue
+		}
+		log.Info("hash list", zap.String("list", list.Name), zap.String("version", list.Version), zap.Strings("signed_by", list.Signers),
+			zap.Any("entries", list.Info.Entries), zap.Int("duplicates", list.Info.Duplicates), zap.Int("refused", list.Info.Refused))
+		for _, refused := range list.Info.Refusals {
+			log.Warn("a list entry is left out", zap.String("list", list.Name), zap.String("entry", refused.Entry), zap.String("because", refused.Reason))
+		}
+	}
+	return loaded, nil
 }
 
 // listVersions names every list and its version, in one string that is the same
@@ -266,8 +291,12 @@ func (r *rules) reload(log *zap.Logger) error {
 	return r.build(cfg, log)
 }
 
-// reloadEvery is how often files are looked at for changes.
-const reloadEvery = 2 * time.Second
+// reloadEvery is how often files are looked at for changes; listsEvery the same of rules and lists, where a second may
+// matter to somebody.
+const (
+	reloadEvery = 2 * time.Second
+	listsEvery  = 250 * time.Millisecond
+)
 
 // watch reloads on SIGHUP and when a file changes, and hands each new ruleset to
 // apply; r itself, which others read, stays as it was. It returns nil when ctx
@@ -277,7 +306,7 @@ func (r *rules) watch(ctx context.Context, log *zap.Logger, apply func(*pipeline
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	tick := time.NewTicker(reloadEvery)
+	tick := time.NewTicker(listsEvery)
 	defer tick.Stop()
 	for {
 		select {

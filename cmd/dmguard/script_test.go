@@ -99,6 +99,10 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 			t.Fatal(err)
 		}
 		write("picture.png", string(picture))
+		_ = os.Remove("signer.key")
+		mustRun(t, "lists", "key", "new", "signer", "signer.key")
+		write("known.csv", "kind,hash,entry,category\nmd5,0123456789abcdef0123456789abcdef,e-1,\n")
+		mustRun(t, "lists", "import", "--format", "csv", "--list", "signed", "known.csv")
 	}
 	const needsServers, needsAnotherKey = "server", "key"
 	special := map[string]string{

@@ -148,6 +148,7 @@ func (u *up) open(ctx context.Context, opt rulesetOptions) (err error) {
 	if opt.lists == "" {
 		opt.lists = u.path("lists")
 	}
+	opt.seen = u.path("lists.seen")
 	if err := writeSeedLists(u.path("lists")); err != nil {
 		return err
 	}

@@ -89,6 +89,10 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 			return err
 		}
 	}
+	if err := os.MkdirAll(journal, 0o700); err != nil {
+		return fmt.Errorf("making the folder of the journal: %w", err)
+	}
+	opt.seen = filepath.Join(journal, "lists.seen")
 	rules, err := opt.load(ctx, log)
 	if err != nil {
 		return err

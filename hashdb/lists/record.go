@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"fmt"
 	"iter"
 	"time"
 
@@ -42,3 +43,40 @@ type Batch struct {
 // Update is the batches of one update in order. An error ends it; what came before the error stays taken,
 // unless the update was to replace the list, which is all or nothing.
 type Update = iter.Seq2[Batch, error]
+
+// What is kept of one record.
+const (
+	mostHashes   = 64
+	mostLabels   = 64
+	mostOpinions = 256
+)
+
+// check says why a record is refused as a whole, or "".
+func (r *Record) check() string {
+	texts := []struct{ name, text string }{{"ID", r.ID}, {"category", r.Category}}
+	for _, l := range r.Labels {
+		texts = append(texts, struct{ name, text string }{"label", l})
+	}
+	for _, u := range r.Unmatched {
+		texts = append(texts, struct{ name, text string }{"kind of hash", u})
+	}
+	for who, said := range r.Opinions {
+		texts = append(texts, struct{ name, text string }{"opinion", who}, struct{ name, text string }{"opinion", said})
+	}
+	switch {
+	case r.ID == "":
+		return "it has no ID"
+	case len(r.Hashes) > mostHashes:
+		return fmt.Sprintf("%d hashes, at most %d are taken", len(r.Hashes), mostHashes)
+	case len(r.Labels) > mostLabels || len(r.Unmatched) > mostLabels:
+		return fmt.Sprintf("%d labels and %d kinds that are not matched, at most %d are taken", len(r.Labels), len(r.Unmatched), mostLabels)
+	case len(r.Opinions) > mostOpinions:
+		return fmt.Sprintf("%d opinions, at most %d are taken", len(r.Opinions), mostOpinions)
+	}
+	for _, t := range texts {
+		if err := hashdb.Printable(t.text); err != nil {
+			return t.name + ": " + err.Error()
+		}
+	}
+	return ""
+}
