@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -61,6 +62,7 @@ type rules struct {
 	config   *Config
 	ruleset  *pipeline.Ruleset
 	lists    *lists.Loaded // nil where there is no folder
+	listsIn  string        // the folder of these
 	fetcher  *media.Fetcher
 	preparer *hashmatch.Preparer
 	limits   media.Config   // in force: they do not reload
@@ -164,7 +166,7 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	versions := map[string]string{
 		"policy": cfg.Policy.Version + "-" + policy, "ruleset": ruleset, "lists": listVersions(set), "build": buildVersion(),
 	}
-	r.config, r.lists = cfg, loaded
+	r.config, r.lists, r.listsIn = cfg, loaded, r.listsDir(cfg)
 	r.ruleset = &pipeline.Ruleset{
 		Detectors: catalogue,
 		Policy:    cfg.Policy,
@@ -219,13 +221,17 @@ func (r *rules) loadLists(cfg *Config, log *zap.Logger) (*lists.Loaded, error) {
 	if dir == "" {
 		return nil, nil
 	}
+	before := r.lists
+	if dir != r.listsIn {
+		before = nil
+	}
 	loaded, err := lists.Load(lists.Options{
 		Dir: dir, Trust: cfg.Lists.trust(), MaxChange: cfg.Lists.MaxChange, Settings: cfg.Lists.Settings, Seen: r.opt.seen,
-	}, r.lists)
+	}, before)
 	if err != nil {
 		return nil, err
 	}
-	if r.lists == nil {
+	if before == nil {
 		if err := loaded.Err(); err != nil {
 			return nil, err
 		}
@@ -239,7 +245,7 @@ func (r *rules) loadLists(cfg *Config, log *zap.Logger) (*lists.Loaded, error) {
 	if loaded.Set == nil {
 		log.Warn("the folder holds no lists", zap.String("folder", dir))
 	}
-	was := r.lists.Versions()
+	was := before.Versions()
 	for i := range loaded.Lists {
 		list := &loaded.Lists[i]
 		if was[list.Name] == list.Version {
@@ -296,6 +302,8 @@ func (r *rules) reload(log *zap.Logger) error {
 const (
 	reloadEvery = 2 * time.Second
 	listsEvery  = 250 * time.Millisecond
+	// retryEvery is how often lists at fault are looked at though no file has changed, and said to be so.
+	retryEvery = time.Minute
 )
 
 // watch reloads on SIGHUP and when a file changes, and hands each new ruleset to
@@ -308,20 +316,25 @@ func (r *rules) watch(ctx context.Context, log *zap.Logger, apply func(*pipeline
 	defer signal.Stop(hup)
 	tick := time.NewTicker(listsEvery)
 	defer tick.Stop()
+	tried := time.Now()
 	for {
+		asked := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hup:
-		case <-tick.C:
-			if live.fingerprint() == live.stamp {
+			asked = true
+		case now := <-tick.C:
+			again := live.lists != nil && len(live.lists.Faults) > 0 && now.Sub(tried) >= retryEvery
+			if !again && live.fingerprint() == live.stamp {
 				continue
 			}
 		}
-		stamp := live.fingerprint()
+		tried = time.Now()
+		stamp, before := live.fingerprint(), live.ruleset.Versions
 		if err := live.reload(log); err != nil {
 			log.Error("the new configuration is refused; the last good one stays in force", zap.Error(err))
-		} else {
+		} else if asked || !maps.Equal(before, live.ruleset.Versions) {
 			apply(live.ruleset)
 			log.Info("configuration taken over", zap.Any("versions", live.ruleset.Versions))
 		}
@@ -348,7 +361,9 @@ func (r *rules) fingerprint() string {
 		entries, err := os.ReadDir(dir)
 		if err == nil {
 			for _, e := range entries {
-				note(filepath.Join(dir, e.Name()))
+				if !strings.HasPrefix(e.Name(), ".") && !lists.Private(e.Name()) {
+					note(filepath.Join(dir, e.Name()))
+				}
 			}
 		}
 	}

@@ -170,6 +170,11 @@ func (l *Loaded) fault(name string, kept *snapshot, err error) {
 // mostLists is how many snapshots a folder may have.
 const mostLists = 1024
 
+// Private says whether a file of a folder of lists is no concern of scanners: records, and what waits for signatures.
+func Private(name string) bool {
+	return strings.HasSuffix(name, recordsSuffix) || strings.HasSuffix(name, proposedSuffix)
+}
+
 // namesIn returns the lists of a folder that have a file with one of the suffixes, in order.
 func namesIn(dir string, suffixes ...string) ([]string, error) {
 	found, err := os.ReadDir(dir)
