@@ -41,7 +41,9 @@ type Deps struct {
 func Build(cfg Config, deps Deps) ([]pipeline.Detector, error) {
 	var b builder
 	add(&b, "canary", cfg.Canary, func(CanaryConfig) (*canary, error) { return newCanary(deps.Canary) })
-	add(&b, "hashmatch", cfg.Hashmatch, func(c hashmatch.Config) (*hashmatch.Detector, error) { return hashmatch.New(c, deps.Lists, deps.Governance) })
+	add(&b, "hashmatch", cfg.Hashmatch, func(c hashmatch.Config) (*hashmatch.Detector, error) {
+		return hashmatch.New(c, deps.Lists, deps.Governance)
+	})
 	add(&b, "grooming", cfg.Grooming, func(c grooming.Config) (*grooming.Detector, error) { return grooming.New(c, deps.RulePacks) })
 	return b.detectors, errors.Join(b.errs...)
 }

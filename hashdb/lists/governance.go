@@ -2,6 +2,11 @@ package lists
 
 import (
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/dmguard/dmguard/hashdb"
@@ -55,16 +60,44 @@ type Governance struct {
 
 type governedList struct {
 	Settings
-	stale string
+	updated time.Time
+	stale   string
 }
 
 // NewGovernance returns what holds at a time for the lists that are named; others have no settings.
 func NewGovernance(named map[string]Governed, standings *Standings, now time.Time) *Governance {
 	g := &Governance{lists: make(map[string]governedList, len(named)), standings: standings}
 	for name, l := range named {
-		g.lists[name] = governedList{l.Settings, l.Settings.Stale(l.Updated, now)}
+		g.lists[name] = governedList{l.Settings, l.Updated, l.Settings.Stale(l.Updated, now)}
 	}
 	return g
+}
+
+// Governance reads the standings of the folder that the lists were loaded from, and returns what holds at a time. A snapshot was
+// updated when it was made, a CSV file when it was last written.
+func (l *Loaded) Governance(dir string, now time.Time) (*Governance, error) {
+	standings, err := ReadStandings(dir)
+	if err != nil {
+		return nil, err
+	}
+	named := make(map[string]Governed)
+	for i := range l.Lists {
+		t := &l.Lists[i]
+		named[t.Name] = Governed{Settings: t.Settings, Updated: Updated(dir, t.Name, t.Manifest)}
+	}
+	return NewGovernance(named, standings, now), nil
+}
+
+// Updated returns when a list of a folder was updated last, or zero where nobody knows; m is nil for a CSV file.
+func Updated(dir, name string, m *Manifest) time.Time {
+	if m != nil {
+		return m.Made
+	}
+	info, err := os.Stat(filepath.Join(dir, name+".csv"))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // Stale returns why lists are no longer acted upon without a person, by their names.
@@ -78,6 +111,31 @@ func (g *Governance) Stale() map[string]string {
 		}
 	}
 	return out
+}
+
+// Changed reports whether something else holds at another time, because a list has become stale since, or is no longer.
+func (g *Governance) Changed(now time.Time) bool {
+	if g == nil {
+		return false
+	}
+	for _, l := range g.lists {
+		if (l.stale != "") != (l.Settings.Stale(l.updated, now) != "") {
+			return true
+		}
+	}
+	return false
+}
+
+// Version names what holds beside the settings: the version of the standings, and the lists that are stale, or "".
+func (g *Governance) Version() string {
+	parts := []string{}
+	if v := g.Standings().Version(); v != "" {
+		parts = append(parts, v)
+	}
+	for _, name := range slices.Sorted(maps.Keys(g.Stale())) {
+		parts = append(parts, "stale:"+name)
+	}
+	return strings.Join(parts, ",")
 }
 
 // Standings are those that it goes by.

@@ -298,29 +298,8 @@ func ChangeStandings(dir string, change func(*Standings) error) (*Standings, err
 	if err != nil {
 		return nil, fmt.Errorf("change standings: %w", err)
 	}
-	if err := replaceFile(filepath.Join(dir, StandingFile), data); err != nil {
+	if err := writeFile(filepath.Join(dir, StandingFile), data, 0o644); err != nil {
 		return nil, fmt.Errorf("change standings: %w", err)
 	}
 	return next, nil
-}
-
-// replaceFile writes a file that is there whole or not at all, and lasts.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
