@@ -18,17 +18,17 @@ import (
 type GovernorRules struct {
 	// Dismissals by so many different Reviewers at least, with no confirmation after them, hold the entry that the
 	// cases were about.
-	Dismissals int
-	Reviewers  int
+	Dismissals int `yaml:"dismissals"`
+	Reviewers  int `yaml:"reviewers"`
 
 	// FloodFloor and FloodFactor hold an entry that matches, in one hour, as many messages as the floor and as the
 	// factor times its mean of the hours before. The mean is decayed, with HalfLife.
-	FloodFloor  int
-	FloodFactor float64
-	HalfLife    time.Duration
+	FloodFloor  int           `yaml:"flood_floor"`
+	FloodFactor float64       `yaml:"flood_factor"`
+	HalfLife    time.Duration `yaml:"half_life"`
 
 	// Window is how far back sightings are remembered.
-	Window time.Duration
+	Window time.Duration `yaml:"window"`
 }
 
 // DefaultGovernorRules returns rules to start from.
@@ -365,7 +365,7 @@ func (s *Standings) Govern(g *Governor, now time.Time) ([]StandingChange, error)
 		return nil
 	}
 	for _, st := range s.All() {
-		if st.State != Held || st.By != governedBy {
+		if st.State != Held || st.Cause == ByHand {
 			continue
 		}
 		e := g.entries[st.EntryName]
