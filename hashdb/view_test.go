@@ -118,8 +118,12 @@ func TestRestatedListsMatchByWhatIsSaidOfThem(t *testing.T) {
 		t.Errorf("an entry that came later: %v", got)
 	}
 	for _, bad := range []List{
-		{Name: "nobody"}, {Name: "l", Version: "a\nb"}, {Name: "l", Category: " "},
-		{Name: "l", Thresholds: map[Kind]int{PDQ: 32}}, {Name: "l", Thresholds: map[Kind]int{PDQ: -1}}, {Name: "l", Thresholds: map[Kind]int{99: 0}},
+		{Name: "nobody"},
+		{Name: "l", Version: "a\nb"},
+		{Name: "l", Category: " "},
+		{Name: "l", Thresholds: map[Kind]int{PDQ: 32}},
+		{Name: "l", Thresholds: map[Kind]int{PDQ: -1}},
+		{Name: "l", Thresholds: map[Kind]int{99: 0}},
 	} {
 		if _, err := set.Restate(bad); err == nil {
 			t.Errorf("taken: %v", bad)

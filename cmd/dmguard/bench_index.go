@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/hashdb/lists"
 )
 
 func benchIndexCommand() *command {
@@ -85,6 +86,9 @@ func runBenchIndex(ctx context.Context, cl *commandLine) error {
 		return err
 	}
 	if err := b.digests(ctx, r, *entries); err != nil {
+		return err
+	}
+	if err := b.reload(ctx, r, min(*entries, mostReloaded)); err != nil {
 		return err
 	}
 	if *big {
@@ -412,6 +416,108 @@ func (b *indexBench) digests(ctx context.Context, r *indexResult, n int) error {
 	r.add(n, "index of digests (SHA-256)", float64(index)/1e9, "GB", 0)
 	r.add(n, "build a file of digests, CPU", used.Seconds(), "s", 0)
 	return nil
+}
+
+// mostReloaded is how many records the list has that is imported and reloaded; more would only take longer to import.
+const mostReloaded = 200_000
+
+// reload measures look-ups while snapshots are put in force one after the other: what was imported meanwhile, as a delta, and in turn
+// with it all of the list anew.
+func (b *indexBench) reload(ctx context.Context, r *indexResult, n int) (err error) {
+	dir, err := os.MkdirTemp(b.dir, "lists")
+	if err != nil {
+		return err
+	}
+	store, err := lists.OpenStore(dir, "bench")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	origin := lists.Origin{Format: "bench"}
+	bar := b.bar("records")
+	_, err = store.Take(ctx, origin, benchRecords(n), func(done int) { bar.set(int64(done), int64(n)) })
+	bar.end()
+	if err != nil {
+		return err
+	}
+	var db hashdb.DB
+	var inForce *lists.Loaded
+	options := lists.Options{Dir: dir, MaxChange: lists.Bound{Share: 1}}
+	swaps, slowest := 0, time.Duration(0)
+	swap := func(from *lists.Loaded) error {
+		started := time.Now()
+		next, err := lists.Load(options, from)
+		if err == nil {
+			err = next.Err()
+		}
+		if err != nil {
+			return err
+		}
+		db.Replace(next.Set)
+		inForce = next
+		swaps++
+		slowest = max(slowest, time.Since(started))
+		return nil
+	}
+	publish := func() error {
+		_, err := store.Publish(context.WithoutCancel(ctx), lists.Publication{MaxChange: options.MaxChange})
+		return err
+	}
+	if err := errors.Join(publish(), swap(nil)); err != nil {
+		return err
+	}
+	swaps, slowest = 0, 0
+	var quiet, swapping lookUpTimes
+	added := 0
+	for range 4 {
+		q, err := b.lookUps(ctx, &db, n, b.long/4, nil)
+		if err != nil {
+			return err
+		}
+		s, err := b.lookUps(ctx, &db, n, b.long/4, func(int) error {
+			if added++; added%2 == 0 {
+				return swap(nil) // a new base, mapped and verified
+			}
+			record := lists.Record{ID: fmt.Sprint("new ", added), Hashes: []hashdb.Hash{benchHash(hashdb.PDQ, 4*bigEntries+added)}}
+			_, err := store.Take(context.WithoutCancel(ctx), origin, oneBatch(lists.Batch{Put: []lists.Record{record}}), nil)
+			if err := errors.Join(err, publish()); err != nil {
+				return err
+			}
+			return swap(inForce) // a delta of the same base
+		})
+		if err != nil {
+			return err
+		}
+		quiet, swapping = append(quiet, q...), append(swapping, s...)
+	}
+	r.add(n, "reload: p50 while quiet, wall", quiet.wall(50), "ms", 0)
+	r.add(n, "reload: p99 while quiet, wall", quiet.wall(99), "ms", 0)
+	r.add(n, "reload: p50 while snapshots are swapped, wall", swapping.wall(50), "ms", 0)
+	r.add(n, "reload: p99 while snapshots are swapped, wall", swapping.wall(99), "ms", barSwap*quiet.wall(99))
+	r.add(n, "reload: p99 while quiet, CPU", quiet.cpu(99), "ms", 0)
+	r.add(n, "reload: p99 while snapshots are swapped, CPU", swapping.cpu(99), "ms", barSwap*quiet.cpu(99))
+	r.add(n, "reload: snapshots swapped, deltas and new bases in turn", float64(swaps), "", 0)
+	r.add(n, "reload: the slowest of them to load", slowest.Seconds()*1e3, "ms", 1000)
+	return nil
+}
+
+func oneBatch(batch lists.Batch) lists.Update {
+	return func(yield func(lists.Batch, error) bool) { yield(batch, nil) }
+}
+
+// benchRecords are the hashes that every run makes up, as records.
+func benchRecords(n int) lists.Update {
+	return func(yield func(lists.Batch, error) bool) {
+		for from := 0; from < n; from += batchRecords {
+			var batch lists.Batch
+			for i := from; i < min(n, from+batchRecords); i++ {
+				batch.Put = append(batch.Put, lists.Record{ID: benchID(i), Hashes: []hashdb.Hash{benchHash(hashdb.PDQ, i)}})
+			}
+			if !yield(batch, nil) {
+				return
+			}
+		}
+	}
 }
 
 // threadTime is what this thread has used of the processors so far.

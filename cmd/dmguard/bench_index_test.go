@@ -19,7 +19,7 @@ func TestBenchIndexMeasuresWhatTheIndexIsHeldTo(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"build a file", "index", "entries", "eight PDQ hashes, median", "p99 while sets are swapped", "from a new entry", "digest that is not there"} {
+	for _, want := range []string{"build a file", "index", "entries", "eight PDQ hashes, median", "p99 while sets are swapped", "from a new entry", "digest that is not there", "reload: p99 while quiet", "reload: p99 while snapshots are swapped", "reload: snapshots swapped"} {
 		if !slices.ContainsFunc(r.Figures, func(f indexFigure) bool { return strings.HasPrefix(f.Name, want) && f.Value > 0 }) {
 			t.Errorf("nothing measured for %q", want)
 		}

@@ -249,7 +249,9 @@ func (r *rules) loadLists(cfg *Config, log *zap.Logger) (*lists.Loaded, error) {
 		log.Error("a list is refused; its last good version stays in force", zap.Error(&loaded.Faults[i]))
 	}
 	for _, w := range loaded.Warnings {
-		log.Warn(w)
+		if before == nil || !slices.Contains(before.Warnings, w) {
+			log.Warn(w)
+		}
 	}
 	if loaded.Set == nil {
 		log.Warn("the folder holds no lists", zap.String("folder", dir))

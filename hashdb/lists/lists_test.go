@@ -115,7 +115,7 @@ func (b *bench) take(batches ...Batch) Summary {
 	return sum
 }
 
-func (b *bench) put(records ...Record) Summary { b.t.Helper(); return b.take(Batch{Put: records}) }
+func (b *bench) put(records ...Record) { b.t.Helper(); b.take(Batch{Put: records}) }
 
 func (b *bench) publish() *Published {
 	b.t.Helper()
@@ -729,6 +729,11 @@ func TestSoManyOfTheKeysMustHaveSigned(t *testing.T) {
 		}
 		return p
 	}
+	waits := b.store.meta.Intent.Digest
+	b.put(records(t, 10, 12)...)
+	if p := b.publish(); !p.Waits || !p.Same || p.Manifest.Digest() != waits {
+		t.Errorf("the same records again made another snapshot to sign: %+v", p)
+	}
 	if p := signTrusted(mallory); !p.Waits {
 		t.Fatal("a stranger's signature counts")
 	}
@@ -739,8 +744,15 @@ func TestSoManyOfTheKeysMustHaveSigned(t *testing.T) {
 	if err != nil || two.Err() != nil || two.Lists[0].Manifest.Number != 2 {
 		t.Fatal(err, two.Err())
 	}
-	// The next import knows that it came to be.
-	b.reopen()
+	// The next import knows that it came to be, be it by the same process or another.
+	here := copyDir(t, b.dir)
+	b.put(record(t, 50, 0))
+	if m := b.publish().Manifest; m.Change.Entries == 0 || m.Change.Of != two.Lists[0].Manifest.Total() || m.Number != 3 {
+		t.Errorf("by the same process: %s", m.Text())
+	}
+	b.store.Close()
+	restore(t, b.dir, here)
+	b.open()
 	b.put(record(t, 50, 0))
 	p := b.publish()
 	if p.Manifest.Number != 3 || p.Manifest.Past[0].Digest != two.Lists[0].Manifest.Digest() || p.Manifest.Base != two.Lists[0].Manifest.Base {

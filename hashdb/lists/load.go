@@ -30,7 +30,7 @@ type Loaded struct {
 	Set   *hashdb.Set // nil where there are none
 	Lists []Taken     // by name
 	// Faults are lists, or files, that could not be taken as they are. Of a list that was in force before, that version stays.
-	Faults []Fault
+	Faults []FaultError
 	// Warnings are what somebody should know and nothing follows from.
 	Warnings []string
 
@@ -48,15 +48,15 @@ type Taken struct {
 	Info     hashdb.Info
 }
 
-// Fault says why a list is not in force as its files have it.
-type Fault struct {
+// FaultError says why a list is not in force as its files have it.
+type FaultError struct {
 	List  string // or "" where it is no one list
 	Kept  string // the version that stays in force, or ""
 	Cause error
 }
 
 // Error implements error.
-func (f *Fault) Error() string {
+func (f *FaultError) Error() string {
 	what := "lists: "
 	if f.List != "" {
 		what = "list " + f.List + ": "
@@ -68,7 +68,7 @@ func (f *Fault) Error() string {
 }
 
 // Unwrap returns the cause.
-func (f *Fault) Unwrap() error { return f.Cause }
+func (f *FaultError) Unwrap() error { return f.Cause }
 
 // Err returns all faults as one error, or nil.
 func (l *Loaded) Err() error {
@@ -154,13 +154,14 @@ func Load(opt Options, before *Loaded) (*Loaded, error) {
 		return nil, fmt.Errorf("load lists: %w", err)
 	}
 	if err := out.remember(&opt, known); err != nil {
-		return nil, fmt.Errorf("load lists: %w", err)
+		// Knowing what is harmful goes before knowing that it was known.
+		out.warn("what lists are in force is not written down, so a process that starts would take older ones: %v", err)
 	}
 	return out, nil
 }
 
 func (l *Loaded) fault(name string, kept *snapshot, err error) {
-	f := Fault{List: name, Cause: err}
+	f := FaultError{List: name, Cause: err}
 	if kept != nil {
 		f.Kept = kept.manifest.Version()
 	}
@@ -211,8 +212,24 @@ func (l *Loaded) missing(opt *Options, there []string, before *Loaded, known see
 			l.warn("list %s was in force once (number %d) and is gone", name, known[name].Number)
 		}
 	}
+	l.strange(opt.Dir)
 	if len(opt.Trust.Keys) == 0 && len(there) > 0 {
 		l.warn("no keys are configured for lists: snapshots are taken on their digests alone, whoever wrote them")
+	}
+}
+
+// strange warns of manifests that are none of a list's, nor an earlier one's.
+func (l *Loaded) strange(dir string) {
+	found, err := os.ReadDir(dir)
+	if err != nil {
+		return // it was read a moment ago
+	}
+	for _, f := range found {
+		name, ok := strings.CutSuffix(f.Name(), manifestSuffix)
+		list, _, _ := strings.Cut(name, "@")
+		if ok && !strings.HasPrefix(name, ".") && CheckName(list) != nil {
+			l.warn("%s is not read: %v", clip(f.Name()), CheckName(name))
+		}
 	}
 }
 
@@ -442,20 +459,20 @@ func (l *Loaded) loadPlain(opt *Options, before *Loaded) {
 	l.plain = before.plain
 	stamp, err := plainStamp(opt.Dir)
 	if err != nil {
-		l.Faults = append(l.Faults, Fault{Cause: err})
+		l.Faults = append(l.Faults, FaultError{Cause: err})
 		return
 	}
 	if l.plain == nil || l.plain.stamp != stamp {
 		set, err := hashdb.LoadDir(opt.Dir)
 		if err != nil && !errors.Is(err, hashdb.ErrNoLists) {
-			l.Faults = append(l.Faults, Fault{Cause: err})
+			l.Faults = append(l.Faults, FaultError{Cause: err})
 			return
 		}
 		l.plain = &plainLists{stamp: stamp, set: set}
 	}
 	taken := slices.DeleteFunc(l.plain.set.Lists(), func(i hashdb.Info) bool { return l.snapshots[i.Name] == nil })
 	for _, info := range taken {
-		l.Faults = append(l.Faults, Fault{List: info.Name, Cause: fmt.Errorf("there is a snapshot of that name beside %s.csv; no CSV file is taken", info.Name)})
+		l.Faults = append(l.Faults, FaultError{List: info.Name, Cause: fmt.Errorf("there is a snapshot of that name beside %s.csv; no CSV file is taken", info.Name)})
 	}
 	switch {
 	case len(taken) > 0:

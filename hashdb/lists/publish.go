@@ -77,6 +77,12 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		// Not a manifest: what the records make is put in its place.
 		current = nil
 	}
+	if i := s.meta.Intent; i != nil && current != nil && current.Digest() == i.Digest {
+		// It was signed and put in place while this store was open.
+		if err := s.update(s.settled); err != nil {
+			return nil, err
+		}
+	}
 	_, refused, err := s.Refusals()
 	if err != nil {
 		return nil, err
@@ -98,6 +104,9 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		current.Refused == m.Refused && m.Made.Sub(current.Made) < renewEvery {
 		return &Published{Manifest: current, Same: true}, nil
 	}
+	if waiting := s.waiting(m); waiting != nil {
+		return &Published{Manifest: waiting, Waits: true, Same: true}, nil
+	}
 	if err := s.permit(m, p, current); err != nil {
 		return nil, err
 	}
@@ -116,6 +125,19 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 		return nil, err
 	}
 	return s.place(m, p, current)
+}
+
+// waiting returns the snapshot that waits for signatures where it is one of these very records: those who have signed
+// it need not sign another.
+func (s *Store) waiting(m *Manifest) *Manifest {
+	if s.meta.Intent == nil || s.meta.Intent.Stale {
+		return nil
+	}
+	w := readable(filepath.Join(s.dir, s.name+proposedSuffix))
+	if w == nil || w.Digest() != s.meta.Intent.Digest || w.Settings != m.Settings || w.Refused != m.Refused {
+		return nil
+	}
+	return w
 }
 
 // permit looks at the size of the change.
@@ -162,7 +184,7 @@ func (s *Store) lookBack(bucket []byte, f func(id string, before, after []hashdb
 		records := tx.Bucket(recordsBucket(s.meta.Generation))
 		cursor := tx.Bucket(bucket).Cursor()
 		for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
-			then, now := value[1:], []byte(nil)
+			then := value[1:]
 			now, err := headOf(records.Get(key))
 			if err != nil {
 				return err
@@ -376,7 +398,7 @@ func (s *Store) place(m *Manifest, p *Publication, current *Manifest) (*Publishe
 		return nil, err
 	}
 	s.step("settled")
-	err = s.update(func(tx *bbolt.Tx, meta *meta) error { return s.settled(tx, meta) })
+	err = s.update(s.settled)
 	if err != nil {
 		return nil, err
 	}

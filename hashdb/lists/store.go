@@ -373,7 +373,9 @@ func (s *Store) batch(b *Batch, total *Summary, origin Origin, now time.Time) er
 		if b.Checkpoint != "" {
 			m.Checkpoint = b.Checkpoint
 		}
-		m.outdate()
+		if sum.Added+sum.Changed+sum.Withdrawn > total.Added+total.Changed+total.Withdrawn {
+			m.outdate()
+		}
 		return nil
 	})
 	if err == nil {
@@ -463,7 +465,7 @@ func (c *change) count(value []byte, n int) error {
 	if value == nil {
 		return nil
 	}
-	top, text, err := parts(value)
+	top, _, text, err := parts(value)
 	if err != nil {
 		return err
 	}
@@ -600,7 +602,9 @@ func (s *Store) replace(stage *meta, staged Summary, now time.Time) (Summary, er
 		if err := dropGeneration(t, m.Generation); err != nil {
 			return err
 		}
-		m.outdate()
+		if done.Added+done.Changed+done.Withdrawn > 0 {
+			m.outdate()
+		}
 		m.Generation, m.Records, m.Entries, m.Refused = stage.Generation, stage.Records, stage.Entries, stage.Refused
 		m.Checkpoint = stage.Checkpoint
 		m.Complete, m.Updated = true, now
@@ -617,7 +621,7 @@ func merge(a, b *bbolt.Bucket) iter.Seq2[[]byte, [2][]byte] {
 		k, v := left.First()
 		l, w := right.First()
 		for k != nil || l != nil {
-			order := 0
+			var order int
 			switch {
 			case k == nil:
 				order = 1

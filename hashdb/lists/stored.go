@@ -32,15 +32,20 @@ type Refusal struct {
 	Reason string `json:"reason"`
 }
 
-// A stored record is two parts, the first behind its length as an unsigned varint: the head is the entries of the
-// list that the record makes, which a snapshot is made of without reading the rest, and the rest is JSON.
+// A stored record is three parts, the first two behind their lengths as unsigned varints. The head is the entries of the
+// list that the record makes, which a snapshot is made of without reading the others; where it came from is JSON; and so is
+// the rest. Two records are the same if their heads and rests are the same bytes.
 
-// rest is what is stored of a record beside its head.
+// origin is where a record came from, and when.
+type origin struct {
+	Source string    `json:"source,omitzero"`
+	Format string    `json:"format,omitzero"`
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
+}
+
+// rest is what is stored of a record beside.
 type rest struct {
-	Source    string            `json:"source,omitzero"`
-	Format    string            `json:"format,omitzero"`
-	First     time.Time         `json:"first"`
-	Last      time.Time         `json:"last"`
 	Changed   time.Time         `json:"changed,omitzero"`
 	Labels    []string          `json:"labels,omitempty"`
 	Opinions  map[string]string `json:"opinions,omitempty"`
@@ -100,14 +105,23 @@ var errStored = errors.New("the file of records is not as it was written")
 
 // headOf returns the head of a stored record, nil where there is no record.
 func headOf(value []byte) ([]byte, error) {
-	h, _, err := parts(value)
+	if value == nil {
+		return nil, nil
+	}
+	h, _, err := part(value)
 	return h, err
 }
 
-func parts(value []byte) (head, tail []byte, err error) {
-	if value == nil {
-		return nil, nil, nil
+func parts(value []byte) (head, from, tail []byte, err error) {
+	head, tail, err = part(value)
+	if err == nil {
+		from, tail, err = part(tail)
 	}
+	return head, from, tail, err
+}
+
+// part cuts the first part off.
+func part(value []byte) (first, others []byte, err error) {
 	n, size := binary.Uvarint(value)
 	if size <= 0 || n > uint64(len(value)-size) {
 		return nil, nil, errStored
@@ -117,7 +131,7 @@ func parts(value []byte) (head, tail []byte, err error) {
 }
 
 // store returns the value of a record and what is refused of it.
-func (r *Record) store(origin Origin, first, now time.Time) (value []byte, refused []Refusal, err error) {
+func (r *Record) store(source Origin, first, now time.Time) (value []byte, refused []Refusal, err error) {
 	hashes := make([]hashdb.Hash, 0, len(r.Hashes))
 	for _, h := range r.Hashes {
 		switch why := unfit(h); {
@@ -130,19 +144,23 @@ func (r *Record) store(origin Origin, first, now time.Time) (value []byte, refus
 	slices.SortFunc(hashes, compareHashes)
 	hashes = slices.Compact(hashes)
 	top := head(hashes, r.Category)
-	tail := rest{
-		Source: origin.Source, Format: origin.Format, First: first, Last: now, Changed: r.Changed.UTC(),
-		Labels: r.Labels, Opinions: r.Opinions, Unmatched: r.Unmatched, Refused: refused,
-	}
+	tail := rest{Changed: r.Changed.UTC(), Labels: r.Labels, Opinions: r.Opinions, Unmatched: r.Unmatched, Refused: refused}
 	if top == nil {
 		tail.Category = r.Category
+	}
+	from, err := json.Marshal(origin{Source: source.Source, Format: source.Format, First: first, Last: now})
+	if err != nil {
+		return nil, nil, fmt.Errorf("record %q: %w", clip(r.ID), err)
 	}
 	text, err := json.Marshal(tail, json.Deterministic(true))
 	if err != nil {
 		return nil, nil, fmt.Errorf("record %q: %w", clip(r.ID), err)
 	}
-	value = binary.AppendUvarint(make([]byte, 0, 2+len(top)+len(text)), uint64(len(top)))
-	value = append(value, top...)
+	value = make([]byte, 0, 4+len(top)+len(from)+len(text))
+	for _, p := range [][]byte{top, from} {
+		value = binary.AppendUvarint(value, uint64(len(p)))
+		value = append(value, p...)
+	}
 	return append(value, text...), refused, nil
 }
 
@@ -160,7 +178,7 @@ func compareHashes(a, b hashdb.Hash) int {
 
 // load reads a stored record.
 func load(id string, value []byte) (*Stored, error) {
-	top, text, err := parts(value)
+	top, seen, text, err := parts(value)
 	if err != nil {
 		return nil, fmt.Errorf("record %q: %w", clip(id), err)
 	}
@@ -168,15 +186,16 @@ func load(id string, value []byte) (*Stored, error) {
 	if err != nil {
 		return nil, err
 	}
+	var from origin
 	var tail rest
-	if err := json.Unmarshal(text, &tail); err != nil {
+	if err := errors.Join(json.Unmarshal(seen, &from), json.Unmarshal(text, &tail)); err != nil {
 		return nil, fmt.Errorf("record %q: %w: %w", clip(id), errStored, err)
 	}
 	out := &Stored{
 		Record: Record{
 			ID: id, Category: tail.Category, Labels: tail.Labels, Opinions: tail.Opinions, Unmatched: tail.Unmatched, Changed: tail.Changed,
 		},
-		Source: tail.Source, Format: tail.Format, First: tail.First, Last: tail.Last, Refused: tail.Refused,
+		Source: from.Source, Format: from.Format, First: from.First, Last: from.Last, Refused: tail.Refused,
 	}
 	for _, e := range entries {
 		out.Hashes = append(out.Hashes, e.Hash)
@@ -187,32 +206,20 @@ func load(id string, value []byte) (*Stored, error) {
 
 // sameRecord says whether two values are the same record, whenever it was seen and wherever it came from.
 func sameRecord(a, b []byte) bool {
-	headA, textA, err := parts(a)
-	headB, textB, other := parts(b)
-	if err != nil || other != nil || !bytes.Equal(headA, headB) {
-		return false
-	}
-	var x, y rest
-	if json.Unmarshal(textA, &x) != nil || json.Unmarshal(textB, &y) != nil {
-		return false
-	}
-	x.First, x.Last, x.Source, x.Format = y.First, y.Last, y.Source, y.Format
-	one, err := json.Marshal(x, json.Deterministic(true))
-	two, other := json.Marshal(y, json.Deterministic(true))
-	return err == nil && other == nil && bytes.Equal(one, two)
+	headA, _, restA, err := parts(a)
+	headB, _, restB, other := parts(b)
+	return err == nil && other == nil && bytes.Equal(headA, headB) && bytes.Equal(restA, restB)
 }
 
 // firstSeen reads only when a record came first.
 func firstSeen(value []byte) (time.Time, error) {
-	_, text, err := parts(value)
+	_, seen, _, err := parts(value)
 	if err != nil {
 		return time.Time{}, err
 	}
-	var tail struct {
-		First time.Time `json:"first"`
-	}
-	if err := json.Unmarshal(text, &tail); err != nil {
+	var from origin
+	if err := json.Unmarshal(seen, &from); err != nil {
 		return time.Time{}, fmt.Errorf("%w: %w", errStored, err)
 	}
-	return tail.First, nil
+	return from.First, nil
 }

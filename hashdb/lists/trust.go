@@ -1,7 +1,6 @@
 package lists
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
@@ -153,11 +152,4 @@ func ParseSigner(private string) (signer note.Signer, public string, err error) 
 		return nil, "", fmt.Errorf("public half of a key: %w", err)
 	}
 	return signer, public, nil
-}
-
-// sameText says whether two manifest files differ in their signatures at most.
-func sameText(a, b []byte) bool {
-	x, _, err := split(a)
-	y, _, other := split(b)
-	return err == nil && other == nil && bytes.Equal([]byte(x), []byte(y))
 }
