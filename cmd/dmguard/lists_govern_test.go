@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -123,7 +124,12 @@ func TestEntriesThatReviewersDismissOrThatFloodAskAPerson(t *testing.T) {
 	}
 
 	// The worker follows by itself.
-	d.await("the worker to take the standing over", func() bool { return strings.Contains(string(w.logged()), got.Version) })
+	follows := func(version string) {
+		t.Helper()
+		taken := regexp.MustCompile("configuration taken over.*" + regexp.QuoteMeta(version))
+		d.await("the worker to take the standing over", func() bool { return taken.Match(w.logged()) })
+	}
+	follows(got.Version)
 	d.produce(d.pictured("second", 0, 1)...)
 	d.awaitAllCommitted(w)
 	v := verdict("second-0")
@@ -158,7 +164,7 @@ func TestEntriesThatReviewersDismissOrThatFloodAskAPerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.await("the worker to take the standings over", func() bool { return strings.Contains(string(w.logged()), s.Version()) })
+	follows(s.Version())
 	d.produce(d.pictured("released", 1, 1)...)
 	d.produce(d.pictured("withdrawn", 2, 1)...)
 	d.awaitAllCommitted(w)
