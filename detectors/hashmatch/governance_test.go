@@ -126,7 +126,10 @@ func TestALikenessSpeaksAgainstAMatchOnlyWhereItIsNearer(t *testing.T) {
 		negative, positive int // bits from the picture
 		want               string
 	}{
-		{0, 20, "allow"}, {10, 20, "allow"}, {10, 10, "allow"}, {0, 0, "allow"},
+		{0, 20, "allow"},
+		{10, 20, "allow"},
+		{10, 10, "allow"},
+		{0, 0, "allow"},
 		{11, 20, "any"}, // beyond the threshold of negatives
 		{10, 9, "any"},  // the listed picture is nearer
 		{4, 0, "any"},

@@ -75,7 +75,7 @@ func but(s, hole shape) shape { return func(x, y int) bool { return s(x, y) && !
 
 func both(s, t shape) shape { return func(x, y int) bool { return s(x, y) && t(x, y) } }
 
-// polygon takes x0,y0,x1,y1…
+// polygon takes the coordinates of its corners, x and y in turn.
 func polygon(p ...int) shape {
 	return func(x, y int) bool {
 		in := false

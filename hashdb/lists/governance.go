@@ -119,7 +119,7 @@ func (g *Governance) Changed(now time.Time) bool {
 		return false
 	}
 	for _, l := range g.lists {
-		if (l.stale != "") != (l.Settings.Stale(l.updated, now) != "") {
+		if (l.stale != "") != (l.Stale(l.updated, now) != "") {
 			return true
 		}
 	}

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"math/bits"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,7 +28,8 @@ var canaries string
 // a digest where it is that of a canary. A PDQ hash takes about 5 µs.
 //
 // It knows examples, not kinds: half of the PDQ bits of a drawing that is symmetric come from how its edges fall on
-// pixels, so that the same drawing in another size may pass. What passes is held to account by [Governor].
+// pixels, so that the same drawing in another size may pass. No canary that comes with the program is a perception hash,
+// whose matches ask a person in any case. What passes is held to account by [Governor].
 type Screen struct {
 	exact map[hashdb.Hash]string // names by digest
 	pdq   []screened[[4]uint64]
@@ -64,10 +67,7 @@ var bundled = sync.OnceValue(func() *Screen {
 // that no list may match, such as a platform's own stickers.
 func NewScreen(extra ...hashdb.Hash) *Screen {
 	all := bundled()
-	s := &Screen{exact: make(map[hashdb.Hash]string, len(all.exact)), pdq: all.pdq[:len(all.pdq):len(all.pdq)], phash: all.phash[:len(all.phash):len(all.phash)]}
-	for h, name := range all.exact {
-		s.exact[h] = name
-	}
+	s := &Screen{exact: maps.Clone(all.exact), pdq: slices.Clip(all.pdq), phash: slices.Clip(all.phash)}
 	for _, h := range extra {
 		s.add(h, "one of this platform's own")
 	}

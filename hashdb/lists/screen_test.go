@@ -3,6 +3,7 @@ package lists
 import (
 	"flag"
 	"image"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -211,10 +212,7 @@ func waves(seed int) paint {
 }
 
 func TestTheScreenSaysWhyItRefuses(t *testing.T) {
-	files := map[string][]byte{}
-	for name, data := range trivialFiles() {
-		files[name] = data
-	}
+	files := maps.Collect(trivialFiles())
 	digests := hashdb.Digests(files["a_line_feed"])
 	own := parsed(t, hashdb.SHA256, strings.Repeat("0123456789abcdef01", 4)[:64])
 	screen := NewScreen(own, parsed(t, hashdb.PHash, "0123456789abcdef"))
