@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,5 +73,51 @@ func TestANewEntryIsInForceInARunningUp(t *testing.T) {
 	case <-u.done:
 		t.Error("the process has ended")
 	default:
+	}
+}
+
+// publish puts a snapshot of a list with one digest in a folder.
+func publish(t *testing.T, dir, list, digest string) {
+	t.Helper()
+	source := filepath.Join(t.TempDir(), "list.csv")
+	if err := os.WriteFile(source, []byte("kind,hash,entry,category\nmd5,"+digest+",e-1,csam\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, "lists", "import", "--lists", dir, "--format", "csv", "--list", list, source)
+}
+
+func TestABadSnapshotIsRefusedWhileTheOthersAreTakenOver(t *testing.T) {
+	dir := t.TempDir()
+	publish(t, dir, "one", "0123456789abcdef0123456789abcdef")
+	publish(t, dir, "two", "0123456789abcdef0123456789abcdef")
+	r, w := watchRules(t, rulesetOptions{lists: dir, seen: filepath.Join(t.TempDir(), "seen")})
+	defer w.stop()
+	first := strings.Split(r.ruleset.Versions["lists"], ",")
+	manifest := filepath.Join(dir, "one.manifest")
+	good, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(manifest+".new", bytes.Replace(good, []byte("number 1"), []byte("number 7"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(manifest+".new", manifest); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, dir, "two", "fedcba9876543210fedcba9876543210")
+	next := awaitOne(t, "the good list", w.applied)
+	for !strings.Contains(next.Versions["lists"], "two@2-") {
+		next = awaitOne(t, "the good list", w.applied)
+	}
+	if got := strings.Split(next.Versions["lists"], ",")[0]; got != first[0] {
+		t.Errorf("%s is in force, want %s", got, first[0])
+	}
+	if fault := awaitOne(t, "a refusal", w.refused); !strings.Contains(fault, "last good version stays") || !strings.Contains(fault, "does not tell that it follows number 1") {
+		t.Errorf("refused with %q", fault)
+	}
+	publish(t, dir, "two", "0123456789abcdef0123456789abcdef")
+	last := awaitOne(t, "the good list", w.applied)
+	if got := strings.Split(last.Versions["lists"], ","); !strings.HasPrefix(got[0], "one@1-") || !strings.HasPrefix(got[1], "two@3-") {
+		t.Errorf("in force: %v", got)
 	}
 }

@@ -225,7 +225,7 @@ func TestWhatIsRefusedIsTold(t *testing.T) {
 		long := record(t, 2, 0)
 		long.ID = strings.Repeat("x", 257)
 		many := record(t, 3, 0)
-		for i := range 65 {
+		for i := range mostHashes + 1 {
 			many.Hashes = append(many.Hashes, hash(t, hashdb.MD5, i))
 		}
 		label := record(t, 4, 0)
@@ -486,6 +486,16 @@ func TestAnOlderSnapshotIsRefused(t *testing.T) {
 	// And by a process that starts and has only the file.
 	refusedLoad(t, opt, nil, ErrRollback, "number 1, and 2 was in force")
 
+	// One that keeps quiet about what it follows could follow anything.
+	m := readable(filepath.Join(b.dir, "ours.manifest"))
+	m.Number, m.Past = 3, nil
+	if err := os.WriteFile(filepath.Join(b.dir, "ours.manifest"), unsigned(m), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusedLoad(t, opt, l, ErrRollback, "does not tell that it follows number 2")
+	refusedLoad(t, opt, nil, ErrRollback, "does not tell that it follows number 2")
+	restore(t, b.dir, old)
+
 	// Another number 2 is no later one either, nor is a number 3 that follows it.
 	b.reopen()
 	b.put(records(t, 20, 22)...)
@@ -654,6 +664,39 @@ func TestRecordsThatWereLostOrRestoredDoNotPassTheBound(t *testing.T) {
 	b.put(records(t, 0, 3)...)
 	if _, err := b.store.Publish(t.Context(), b.pub); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("records that were lost empty the list: %v", err)
+	}
+}
+
+func TestAManifestThatWasLostIsFollowedAllTheSame(t *testing.T) {
+	for name, lose := range map[string]func(path string, old []byte) error{
+		"gone":     func(path string, _ []byte) error { return os.Remove(path) },
+		"nonsense": func(path string, _ []byte) error { return os.WriteFile(path, []byte("nonsense"), 0o600) },
+		"old":      func(path string, old []byte) error { return os.WriteFile(path, old, 0o600) },
+	} {
+		b := newBench(t)
+		path := filepath.Join(b.dir, "ours.manifest")
+		b.put(records(t, 0, 20)...)
+		b.publish()
+		old, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := b.load(nil)
+		b.put(records(t, 20, 22)...)
+		b.publish()
+		second := b.load(first)
+		if err := lose(path, old); err != nil {
+			t.Fatal(err)
+		}
+		b.put(records(t, 22, 24)...)
+		if m := b.publish().Manifest; m.Number != 3 || len(m.Past) != 2 {
+			t.Errorf("%s: %s", name, m.Text())
+		}
+		for _, before := range []*Loaded{first, second, nil} {
+			if diff := cmp.Diff(entriesOfRecords(slices.Values(records(t, 0, 24))), entries(b.load(before).Set)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", name, diff)
+			}
+		}
 	}
 }
 

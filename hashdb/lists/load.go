@@ -319,10 +319,15 @@ func (m *Manifest) after(number int, digest string) error {
 	case m.Number == number && m.Digest() != digest:
 		return fmt.Errorf("%w: another number %d than the one that was in force", ErrRollback, number)
 	}
+	told := false
 	for _, p := range m.Past {
 		if p.Number == number && p.Digest != digest {
 			return fmt.Errorf("%w: it follows another number %d than the one that was in force", ErrRollback, number)
 		}
+		told = told || p.Number == number
+	}
+	if !told && m.Number > number && m.Number-number <= mostPast {
+		return fmt.Errorf("%w: it does not tell that it follows number %d, which was in force", ErrRollback, number)
 	}
 	return nil
 }

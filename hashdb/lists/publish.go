@@ -110,21 +110,30 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 	if err := s.permit(m, p, current); err != nil {
 		return nil, err
 	}
-	if s.meta.Published != nil {
-		m.Number = s.meta.Published.Number + 1
-	}
-	if current != nil {
-		m.Number = max(m.Number, current.Number+1)
-		if m.Number == current.Number+1 {
-			before := Past{Number: current.Number, Digest: current.Digest(), Change: current.Change}
-			m.Past = slices.Concat([]Past{before}, current.Past)
-			m.Past = m.Past[:min(len(m.Past), mostPast)]
-		}
-	}
+	m.follow(current, s.meta.Published)
 	if err := s.files(ctx, m, current, known); err != nil {
 		return nil, err
 	}
 	return s.place(m, p, current)
+}
+
+// follow puts the manifest behind the one in place or the one that the store made last, whichever is later: the other was lost,
+// or brought back from an older copy.
+func (m *Manifest) follow(current *Manifest, last *published) {
+	var before Past
+	var past []Past
+	if current != nil {
+		before, past = Past{Number: current.Number, Digest: current.Digest(), Change: current.Change}, current.Past
+	}
+	if last != nil && last.Number > before.Number {
+		before, past = Past{Number: last.Number, Digest: last.Digest, Change: last.Change}, last.Past
+	}
+	if before.Number == 0 {
+		return
+	}
+	m.Number = before.Number + 1
+	m.Past = slices.Concat([]Past{before}, past)
+	m.Past = m.Past[:min(len(m.Past), mostPast)]
 }
 
 // waiting returns the snapshot that waits for signatures where it is one of these very records: those who have signed
@@ -380,7 +389,7 @@ func (s *Store) place(m *Manifest, p *Publication, current *Manifest) (*Publishe
 	}
 	s.step("intent")
 	err = s.update(func(_ *bbolt.Tx, meta *meta) error {
-		meta.Intent = &published{Number: m.Number, Digest: m.Digest(), Base: m.Base.Name, Complete: meta.Complete}
+		meta.Intent = &published{Number: m.Number, Digest: m.Digest(), Base: m.Base.Name, Change: m.Change, Past: m.Past, Complete: meta.Complete}
 		return nil
 	})
 	if err != nil {

@@ -46,7 +46,7 @@ type Update = iter.Seq2[Batch, error]
 
 // What is kept of one record.
 const (
-	mostHashes   = 64
+	mostHashes   = 4096 // a video can have one for each second
 	mostLabels   = 64
 	mostOpinions = 256
 )

@@ -80,6 +80,9 @@ type published struct {
 	Number int    `json:"number"`
 	Digest string `json:"digest"`
 	Base   string `json:"base"` // its file
+	// Change and Past are those of its manifest, in case that is lost.
+	Change Change `json:"change"`
+	Past   []Past `json:"past,omitempty"`
 	// Complete says that an update of the list had come to its end by then.
 	Complete bool `json:"complete,omitzero"`
 	// Stale says, of an intent, that records have changed since.
