@@ -7,6 +7,7 @@ import (
 	"github.com/dmguard/dmguard/detectors/grooming"
 	"github.com/dmguard/dmguard/detectors/hashmatch"
 	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/hashdb/lists"
 	"github.com/dmguard/dmguard/pipeline"
 )
 
@@ -25,8 +26,10 @@ type Deps struct {
 	// deployment: at least 16 bytes.
 	Canary string
 
-	// Lists are the hash lists in force; nil for none.
-	Lists *hashdb.Set
+	// Lists are the hash lists in force; nil for none. Governance says how far
+	// their matches are acted upon; nil lets every one stand.
+	Lists      *hashdb.Set
+	Governance *lists.Governance
 
 	// RulePacks are the files of grooming's rule packs, by name.
 	RulePacks map[string][]byte
@@ -41,7 +44,9 @@ type Deps struct {
 func Build(cfg Config, deps Deps) ([]pipeline.Detector, error) {
 	var b builder
 	add(&b, "canary", cfg.Canary, func(CanaryConfig) (*canary, error) { return newCanary(deps.Canary) })
-	add(&b, "hashmatch", cfg.Hashmatch, func(c hashmatch.Config) (*hashmatch.Detector, error) { return hashmatch.New(c, deps.Lists) })
+	add(&b, "hashmatch", cfg.Hashmatch, func(c hashmatch.Config) (*hashmatch.Detector, error) {
+		return hashmatch.New(c, deps.Lists, deps.Governance)
+	})
 	add(&b, "grooming", cfg.Grooming, func(c grooming.Config) (*grooming.Detector, error) {
 		d, err := grooming.New(c, deps.RulePacks)
 		if err != nil {

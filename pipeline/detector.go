@@ -59,6 +59,11 @@ type Finding struct {
 	Spans     []Span `json:"spans,omitempty"`
 	Match     *Match `json:"match,omitempty"`
 
+	// AtMost is the gravest action that may follow from this finding, whatever
+	// policy says, nil where nothing bounds it. Reason says why. A finding from
+	// which nothing may follow is suppressed: it is shown, with a score of 0.
+	AtMost *Action `json:"-"`
+
 	// Supports marks evidence that explains another finding of the same answer
 	// and asks for no action by itself.
 	Supports bool `json:"-"`
@@ -68,6 +73,21 @@ type Finding struct {
 	// there the reviewer's evidence is read again.
 	Context []int64 `json:"-"`
 }
+
+// Bound keeps what follows from the finding to an action at most; the least
+// bound holds. The text says why, and becomes a part of the reason.
+func (f *Finding) Bound(a Action, why string) {
+	if f.AtMost == nil || a < *f.AtMost {
+		f.AtMost = &a
+	}
+	if a == Allow {
+		f.Score = 0
+	}
+	f.Reason += "; " + why
+}
+
+// Suppressed reports whether nothing may follow from the finding.
+func (f *Finding) Suppressed() bool { return f.AtMost != nil && *f.AtMost == Allow }
 
 // Span is a half-open range of byte offsets into the original text.
 type Span struct {

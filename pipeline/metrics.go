@@ -10,6 +10,7 @@ import (
 type Metrics struct {
 	messages *prometheus.CounterVec
 	findings *prometheus.CounterVec
+	bounded  *prometheus.CounterVec
 	stage    [stageCount]prometheus.Counter
 	failures *prometheus.CounterVec
 	retries  prometheus.Counter
@@ -50,6 +51,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		findings: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dmguard_findings_total", Help: "Findings, by detector and category.",
 		}, []string{"detector", "category"}),
+		bounded: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dmguard_findings_bounded_total", Help: "Findings from which no more than an action may follow, by that action.",
+		}, []string{"at_most"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dmguard_detector_failures_total", Help: "Times a detector could not look, or not at everything.",
 		}, []string{"detector"}),
@@ -73,7 +77,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}
 	}
 	if reg != nil {
-		reg.MustRegister(m.messages, m.findings, stages, m.failures, m.retries, m.repeats)
+		reg.MustRegister(m.messages, m.findings, m.bounded, stages, m.failures, m.retries, m.repeats)
 	}
 	return m
 }
@@ -81,7 +85,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) count(v *Verdict) {
 	m.verdicts[verdictLabel{v.Status, v.Action}].Inc()
 	for i := range v.Findings {
-		m.findings.WithLabelValues(v.Findings[i].Detector, string(v.Findings[i].Category)).Inc()
+		f := &v.Findings[i]
+		m.findings.WithLabelValues(f.Detector, string(f.Category)).Inc()
+		if f.AtMost != nil {
+			m.bounded.WithLabelValues(f.AtMost.String()).Inc()
+		}
 	}
 	for _, d := range v.FailedDetectors {
 		m.failures.WithLabelValues(d).Inc()

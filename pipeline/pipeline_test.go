@@ -421,3 +421,53 @@ func ExamplePolicy_Decide() {
 	// review none
 	// block high
 }
+
+func TestAListActsByItsOwnRuleAndNoFindingBeyondItsBound(t *testing.T) {
+	policy := pipeline.Policy{
+		OnUnlisted: pipeline.Review,
+		Thresholds: []pipeline.Threshold{
+			{Category: "csam", Min: 0, Action: pipeline.Block, Severity: pipeline.Critical},
+			{Category: "csam", Min: 0.9, Action: pipeline.Review, Severity: pipeline.Low},
+		},
+		Lists: map[string]pipeline.ListRule{
+			"strict": {Action: pipeline.Block, Severity: pipeline.High},
+			"trial":  {Action: pipeline.Allow, Severity: pipeline.None},
+		},
+	}
+	match := func(list string, category pipeline.Category, bounds ...pipeline.Action) pipeline.Finding {
+		f := pipeline.Finding{Category: category, Score: 0.75, Reason: "a match", Match: &pipeline.Match{List: list}}
+		for _, b := range bounds {
+			f.Bound(b, "bounded")
+		}
+		return f
+	}
+	text := pipeline.Finding{Category: "csam", Score: 0.5}
+	for name, test := range map[string]struct {
+		findings []pipeline.Finding
+		action   pipeline.Action
+		severity pipeline.Severity
+	}{
+		"a list without a rule goes by category":        {[]pipeline.Finding{match("other", "csam")}, pipeline.Block, pipeline.Critical},
+		"a rule in place of no threshold":               {[]pipeline.Finding{match("strict", "unheard")}, pipeline.Block, pipeline.High},
+		"a rule in place of a graver threshold":         {[]pipeline.Finding{match("trial", "csam")}, pipeline.Allow, pipeline.None},
+		"a rule speaks for its list only":               {[]pipeline.Finding{match("trial", "csam"), text}, pipeline.Block, pipeline.Critical},
+		"review at most":                                {[]pipeline.Finding{match("strict", "csam", pipeline.Review)}, pipeline.Review, pipeline.High},
+		"a bound does not raise":                        {[]pipeline.Finding{match("trial", "csam", pipeline.Review)}, pipeline.Allow, pipeline.None},
+		"suppressed":                                    {[]pipeline.Finding{match("strict", "csam", pipeline.Allow)}, pipeline.Allow, pipeline.None},
+		"the least bound holds":                         {[]pipeline.Finding{match("strict", "csam", pipeline.Allow, pipeline.Review)}, pipeline.Allow, pipeline.None},
+		"the least bound holds in any order":            {[]pipeline.Finding{match("strict", "csam", pipeline.Review, pipeline.Allow)}, pipeline.Allow, pipeline.None},
+		"what is not bounded acts beside what is":       {[]pipeline.Finding{match("strict", "csam", pipeline.Allow), match("other", "csam", pipeline.Review), match("strict", "csam")}, pipeline.Block, pipeline.Critical},
+		"a suppressed finding of an unlisted category ": {[]pipeline.Finding{match("other", "unheard", pipeline.Allow)}, pipeline.Allow, pipeline.None},
+	} {
+		action, severity := policy.Decide(test.findings, false)
+		if action != test.action || severity != test.severity {
+			t.Errorf("%s: %v %v, want %v %v", name, action, severity, test.action, test.severity)
+		}
+	}
+	if f := match("strict", "csam", pipeline.Review); f.Suppressed() || f.Score != 0.75 || f.Reason != "a match; bounded" {
+		t.Errorf("bounded: %+v", f)
+	}
+	if f := match("strict", "csam", pipeline.Allow); !f.Suppressed() || f.Score != 0 {
+		t.Errorf("suppressed: %+v", f)
+	}
+}

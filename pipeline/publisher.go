@@ -299,7 +299,8 @@ type caseRef struct {
 }
 
 // casesOf names the cases of an outcome. An attachment belongs to the case of
-// its best match only: the other lists that know it are in the verdict.
+// its best match only: the other lists that know it are in the verdict. What is
+// suppressed makes none.
 func casesOf(o *Outcome) []caseRef {
 	var cases []caseRef
 	attachments := map[string]bool{}
@@ -307,6 +308,7 @@ func casesOf(o *Outcome) []caseRef {
 	for i := range o.Verdict.Findings {
 		f := &o.Verdict.Findings[i]
 		switch m := f.Match; {
+		case f.Suppressed():
 		case m == nil:
 			conversation = conversation || !f.Supports
 		case !attachments[m.AttachmentID]:

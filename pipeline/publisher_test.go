@@ -314,10 +314,16 @@ func TestARecordOfCleanVerdictsStaysSmall(t *testing.T) {
 func TestAHitForTheConversationAndForTheBestMatchOfEachAttachment(t *testing.T) {
 	supports := growing
 	supports.Supports = true
+	suppressed := func(f pipeline.Finding) pipeline.Finding {
+		f.Bound(pipeline.Allow, "suppressed")
+		return f
+	}
 	for name, tt := range map[string]struct {
 		findings []pipeline.Finding
 		want     []string
 	}{
+		"a suppressed match and another":         {[]pipeline.Finding{suppressed(match("a-1", "l", "e")), match("a-1", "k", "f")}, []string{"media/k/f"}},
+		"a suppressed match and a conversation":  {[]pipeline.Finding{suppressed(match("a-1", "l", "e")), growing}, []string{"conversation/c-1"}},
 		"a conversation":                         {[]pipeline.Finding{growing, growing}, []string{"conversation/c-1"}},
 		"a match":                                {[]pipeline.Finding{match("a-1", "l", "e")}, []string{"media/l/e"}},
 		"two lists know it":                      {[]pipeline.Finding{match("a-1", "l", "e"), match("a-1", "k", "f")}, []string{"media/l/e"}},

@@ -120,6 +120,10 @@ type Policy struct {
 	Version    string      `yaml:"version"`
 	Thresholds []Threshold `yaml:"thresholds"`
 
+	// Lists say what follows from a match with a list, by its name, in place of
+	// the thresholds of the category.
+	Lists map[string]ListRule `yaml:"lists,omitempty"`
+
 	// OnUnlisted is the action on a finding in a category that no threshold
 	// names, with severity Medium: a list that nobody wrote a rule for is not
 	// silently ignored.
@@ -148,6 +152,12 @@ type Threshold struct {
 	Severity Severity `yaml:"severity"`
 }
 
+// ListRule is what follows from a match with a list, whatever its score.
+type ListRule struct {
+	Action   Action   `yaml:"action"`
+	Severity Severity `yaml:"severity"`
+}
+
 // Decide returns the gravest action and severity that any finding asks for, and
 // the action that a partial look asks for.
 func (p *Policy) Decide(findings []Finding, partial bool) (Action, Severity) {
@@ -157,22 +167,37 @@ func (p *Policy) Decide(findings []Finding, partial bool) (Action, Severity) {
 	}
 	for i := range findings {
 		f := &findings[i]
-		if f.Supports {
+		if f.Supports || f.Suppressed() {
 			continue
 		}
-		listed := false
-		for _, t := range p.Thresholds {
-			if t.Category != f.Category {
-				continue
-			}
-			listed = true
-			if (t.Label == "" || t.Label == f.Label) && f.Score >= t.Min {
-				action, severity = max(action, t.Action), max(severity, t.Severity)
-			}
+		asked, grave := p.asks(f)
+		if f.AtMost != nil {
+			asked = min(asked, *f.AtMost)
 		}
-		if !listed && p.OnUnlisted > Allow {
-			action, severity = max(action, p.OnUnlisted), max(severity, Medium)
+		action, severity = max(action, asked), max(severity, grave)
+	}
+	return action, severity
+}
+
+// asks returns what policy says of one finding.
+func (p *Policy) asks(f *Finding) (action Action, severity Severity) {
+	if f.Match != nil {
+		if rule, ok := p.Lists[f.Match.List]; ok {
+			return rule.Action, rule.Severity
 		}
+	}
+	listed := false
+	for _, t := range p.Thresholds {
+		if t.Category != f.Category {
+			continue
+		}
+		listed = true
+		if (t.Label == "" || t.Label == f.Label) && f.Score >= t.Min {
+			action, severity = max(action, t.Action), max(severity, t.Severity)
+		}
+	}
+	if !listed && p.OnUnlisted > Allow {
+		return p.OnUnlisted, Medium
 	}
 	return action, severity
 }

@@ -86,9 +86,9 @@ func NoteContext(caseID string, revision int) []byte {
 	return pipeline.EvidenceContext(caseID, fmt.Sprintf("decision note, revision %d", revision))
 }
 
-// parseDecision reads a record of dm.decisions and holds it to its schema. The
+// ParseDecision reads a record of dm.decisions and holds it to its schema. The
 // errors quote nothing of the record.
-func parseDecision(value []byte) (*DecisionRecord, error) {
+func ParseDecision(value []byte) (*DecisionRecord, error) {
 	var d DecisionRecord
 	if err := json.Unmarshal(value, &d); err != nil {
 		return nil, errors.New("not a decision: wrong JSON or types")

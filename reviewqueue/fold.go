@@ -96,8 +96,8 @@ func (q *Queue) prepare(rec *pipeline.Record) (folded, error) {
 	return f, nil
 }
 
-// parseHit reads a record of dm.hits. The errors quote nothing of it.
-func parseHit(value []byte) (*pipeline.Hit, error) {
+// ParseHit reads a record of dm.hits. The errors quote nothing of it.
+func ParseHit(value []byte) (*pipeline.Hit, error) {
 	var h pipeline.Hit
 	if err := json.Unmarshal(value, &h); err != nil {
 		return nil, errors.New("not a hit: wrong JSON or types")
@@ -114,7 +114,7 @@ func parseHit(value []byte) (*pipeline.Hit, error) {
 }
 
 func (q *Queue) prepareHit(rec *pipeline.Record) (string, *hitFold, error) {
-	h, err := parseHit(rec.Value)
+	h, err := ParseHit(rec.Value)
 	if err != nil {
 		return "", nil, err
 	}
@@ -191,7 +191,7 @@ func summarise(h *pipeline.Hit, found time.Time) (string, error) {
 }
 
 func prepareDecision(rec *pipeline.Record) (string, *decisionFold, error) {
-	d, err := parseDecision(rec.Value)
+	d, err := ParseDecision(rec.Value)
 	if err != nil {
 		return "", nil, err
 	}

@@ -72,7 +72,7 @@ func order(partition int32, offset int64) int64 { return int64(partition)<<40 | 
 
 func (m *model) fold(rec pipeline.Record) {
 	if rec.Topic == "dm.hits" {
-		h, err := parseHit(rec.Value)
+		h, err := ParseHit(rec.Value)
 		if err != nil {
 			panic(err)
 		}
@@ -81,7 +81,7 @@ func (m *model) fold(rec pipeline.Record) {
 		m.settle(c)
 		return
 	}
-	d, err := parseDecision(rec.Value)
+	d, err := ParseDecision(rec.Value)
 	if err != nil {
 		panic(err)
 	}

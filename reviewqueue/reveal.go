@@ -230,7 +230,7 @@ func (q *Queue) evidence(ctx context.Context, caseID, messageID string, m *entry
 		if records[i].Offset != m.Offset || records[i].Partition != m.Partition {
 			continue
 		}
-		h, err := parseHit(records[i].Value)
+		h, err := ParseHit(records[i].Value)
 		if err != nil {
 			return nil, fmt.Errorf("reading the hit on message %s: %w", messageID, err)
 		}

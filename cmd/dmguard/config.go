@@ -36,6 +36,7 @@ type ListsConfig struct {
 	Signatures int                       `yaml:"signatures"`
 	MaxChange  lists.Bound               `yaml:"max_change"`
 	Settings   map[string]lists.Settings `yaml:"settings"`
+	Govern     lists.GovernorRules       `yaml:"govern"`
 }
 
 func (c *ListsConfig) trust() lists.Trust {
@@ -51,6 +52,9 @@ func (c *ListsConfig) validate(fail func(format string, args ...any)) {
 	}
 	if err := c.MaxChange.Validate(); err != nil {
 		fail("lists.max_change: %w", err)
+	}
+	if err := c.Govern.Validate(); err != nil {
+		fail("lists.govern: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Settings)) {
 		settings := c.Settings[name]
@@ -133,6 +137,11 @@ func (c *Config) validate() error {
 		}
 		if !(t.Min >= 0 && t.Min <= 1) {
 			fail("policy.thresholds[%d].min is outside 0 to 1", i)
+		}
+	}
+	for name := range c.Policy.Lists {
+		if name == "" {
+			fail("policy.lists has a list without a name")
 		}
 	}
 	for i, r := range c.Policy.SkipRegions {

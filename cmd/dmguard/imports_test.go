@@ -27,11 +27,11 @@ var mayImport = map[string][]string{
 	"pipeline/media":    {"pipeline"},
 	"pipeline/state":    {"pipeline"},
 
-	"detectors":                     {"detectors/...", "hashdb", "pipeline"},
+	"detectors":                     {"detectors/...", "hashdb", "hashdb/lists", "pipeline"},
 	"detectors/grooming":            {"hashdb", "pipeline"},
 	"detectors/grooming/evaluation": {"detectors/grooming", "pipeline"},
 	"detectors/grooming/training":   {"detectors/grooming", "pipeline"},
-	"detectors/hashmatch":           {"hashdb", "hashdb/pdq", "pipeline", "pipeline/media"},
+	"detectors/hashmatch":           {"hashdb", "hashdb/lists", "hashdb/pdq", "pipeline", "pipeline/media"},
 
 	"reviewqueue":          {"pipeline", "reviewqueue/access", "reviewqueue/audit", "reviewqueue/evidence"},
 	"reviewqueue/access":   {"pipeline"},

@@ -42,6 +42,22 @@ func listsCommand() *command {
 			example: "dmguard lists sign --key signer.key signed", run: runListsSign,
 		},
 		listsKeyCommand(),
+		{
+			name: "govern", summary: "hold entries that reviewers dismiss or that suddenly match far more messages than before, until ended or once",
+			example: "dmguard lists govern --once --brokers kafka:9092", run: runListsGovern,
+		},
+		{
+			name: "standing", summary: "show which entries are not acted upon as policy says, since when, why, and who says so",
+			example: "dmguard lists standing --json", run: runListsStanding,
+		},
+		{
+			name: "hold", args: "LIST ENTRY", summary: "let matches with an entry ask a person and no more, or with --withdraw let nothing follow from them",
+			example: `dmguard lists hold signed e-1 --reason duplicate`, run: runListsHold,
+		},
+		{
+			name: "release", args: "LIST ENTRY", summary: "let matches with an entry be acted upon as policy says again",
+			example: `dmguard lists release signed e-1 --reason checked`, run: runListsRelease,
+		},
 	}}
 }
 

@@ -33,6 +33,8 @@ type listStats struct {
 	Same       bool                `json:"settings_as_imported"`
 	Waits      string              `json:"waits_for_signatures,omitzero"` // the version that does
 	Fault      string              `json:"fault,omitzero"`
+	Stale      string              `json:"stale,omitzero"` // why matches ask a person at most
+	Held       int                 `json:"held,omitzero"`  // entries that do, or from which nothing follows
 	Plain      bool                `json:"csv,omitzero"`
 }
 
@@ -63,6 +65,16 @@ func statsOf(cfg *ListsConfig, now time.Time) ([]listStats, error) {
 	if err != nil {
 		return nil, err
 	}
+	standings, err := lists.ReadStandings(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	held := map[string]int{}
+	for _, st := range standings.All() {
+		if st.State != lists.Released {
+			held[st.List]++
+		}
+	}
 	all := []listStats{}
 	needed := 0
 	if len(cfg.Keys) > 0 {
@@ -87,6 +99,7 @@ func statsOf(cfg *ListsConfig, now time.Time) ([]listStats, error) {
 		if l.Waits != nil {
 			s.Waits = l.Waits.Version()
 		}
+		s.Held, s.Stale = held[s.Name], settings.Stale(lists.Updated(cfg.Dir, s.Name, l.Manifest), now)
 		all = append(all, s)
 	}
 	plain, err := hashdb.LoadDir(cfg.Dir)
@@ -99,6 +112,7 @@ func statsOf(cfg *ListsConfig, now time.Time) ([]listStats, error) {
 		if s.Settings, err = settingsText(&settings); err != nil {
 			return nil, err
 		}
+		s.Held, s.Stale = held[s.Name], settings.Stale(lists.Updated(cfg.Dir, s.Name, nil), now)
 		all = append(all, s)
 	}
 	return all, nil
@@ -129,6 +143,8 @@ func printStats(w io.Writer, all []listStats) error {
 		}
 		note(s.Plain, "CSV")
 		note(s.Fault != "", "%s", s.Fault)
+		note(s.Stale != "", "asks a person at most, since %s", s.Stale)
+		note(s.Held > 0, "%d entries held or withdrawn", s.Held)
 		note(s.Waits != "", "%s waits for signatures", s.Waits)
 		note(s.Settings != "", "%s", strings.ReplaceAll(s.Settings, "\n", "; "))
 		note(!s.Same && s.Fault == "", "imported under other settings")

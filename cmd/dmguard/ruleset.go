@@ -65,7 +65,8 @@ type rules struct {
 	config   *Config
 	ruleset  *pipeline.Ruleset
 	lists    *lists.Loaded // nil where there is no folder
-	listsIn  string        // the folder of these
+	governed *lists.Governance
+	listsIn  string // the folder of these
 	fetcher  *media.Fetcher
 	preparer *hashmatch.Preparer
 	limits   media.Config   // in force: they do not reload
@@ -157,13 +158,17 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 		return err
 	}
 	var set *hashdb.Set
+	var governed *lists.Governance
 	if loaded != nil {
 		set = loaded.Set
+		if governed, err = r.govern(cfg, loaded, log); err != nil {
+			return err
+		}
 	}
 	if r.opt.canary == "" {
 		cfg.Detectors.Canary = nil // there is nothing to look for
 	}
-	catalogue, err := detectors.Build(cfg.Detectors, detectors.Deps{Lists: set, RulePacks: packs, MessageModel: reader, Canary: r.opt.canary})
+	catalogue, err := detectors.Build(cfg.Detectors, detectors.Deps{Lists: set, Governance: governed, RulePacks: packs, MessageModel: reader, Canary: r.opt.canary})
 	if err != nil {
 		return err
 	}
@@ -186,7 +191,10 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if cfg.Detectors.Hashmatch != nil {
 		expand = cfg.Detectors.Hashmatch.Expand
 	}
-	r.config, r.lists, r.listsIn = cfg, loaded, r.listsDir(cfg)
+	if v := governed.Version(); v != "" {
+		versions["standing"] = v
+	}
+	r.config, r.lists, r.listsIn, r.governed = cfg, loaded, r.listsDir(cfg), governed
 	r.ruleset = &pipeline.Ruleset{
 		Detectors: catalogue,
 		Policy:    cfg.Policy,
@@ -280,6 +288,29 @@ func (r *rules) loadLists(cfg *Config, log *zap.Logger) (*lists.Loaded, error) {
 		}
 	}
 	return loaded, nil
+}
+
+// govern reads how far matches with the lists are acted upon, and says what is new of it.
+func (r *rules) govern(cfg *Config, loaded *lists.Loaded, log *zap.Logger) (*lists.Governance, error) {
+	g, err := loaded.Governance(r.listsDir(cfg), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	stale := g.Stale()
+	for _, name := range slices.Sorted(maps.Keys(stale)) {
+		if r.governed.Stale()[name] == "" {
+			log.Warn("matches with a list ask a person at most", zap.String("list", name), zap.String("because", stale[name]), zap.String("contact", cfg.Lists.Settings[name].Contact))
+		}
+	}
+	if v := g.Standings().Version(); v != r.governed.Standings().Version() {
+		log.Info("standings of list entries", zap.String("version", v), zap.Int("standings", len(g.Standings().All())))
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Policy.Lists)) {
+		if !slices.ContainsFunc(loaded.Lists, func(t lists.Taken) bool { return t.Name == name }) && r.governed == nil {
+			log.Warn("policy.lists speaks of a list that is not there", zap.String("list", name))
+		}
+	}
+	return g, nil
 }
 
 // listVersions names every list and its version, in one string that is the same
@@ -413,7 +444,7 @@ func (r *rules) watch(ctx context.Context, log *zap.Logger, apply func(*pipeline
 			asked = true
 		case now := <-tick.C:
 			again := live.lists != nil && len(live.lists.Faults) > 0 && now.Sub(tried) >= retryEvery
-			if !again && live.fingerprint() == live.stamp {
+			if !again && !live.governed.Changed(now) && live.fingerprint() == live.stamp {
 				continue
 			}
 		}

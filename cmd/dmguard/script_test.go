@@ -117,6 +117,7 @@ func TestEveryExampleIsACommandLineThatWorks(t *testing.T) {
 		"dmguard up": needsServers, "dmguard send": needsServers, "dmguard worker": needsServers, "dmguard queue": needsServers,
 		"dmguard queue rebuild": needsServers, "dmguard topics create": needsServers, "dmguard topics check": needsServers,
 		"dmguard deadletters list": needsServers, "dmguard deadletters retry": needsServers, "dmguard bench": needsServers,
+		"dmguard lists govern": needsServers,
 		"dmguard keys disable": needsAnotherKey,
 	}
 	walkCommands("dmguard", commands(), func(name string, c *command) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/hashdb/lists"
 	"github.com/dmguard/dmguard/hashdb/pdq"
 	"github.com/dmguard/dmguard/pipeline"
 )
@@ -48,13 +49,15 @@ func DefaultConfig() Config {
 
 // Detector looks up what [Preparer] computed.
 type Detector struct {
-	cfg Config
-	set *hashdb.Set
+	cfg        Config
+	set        *hashdb.Set
+	governance *lists.Governance
 }
 
 // New returns a detector over set, which may be nil: then it finds nothing and
-// still reports what could not be looked at.
-func New(cfg Config, set *hashdb.Set) (*Detector, error) {
+// still reports what could not be looked at. How far matches are acted upon,
+// governance says; nil lets every one stand.
+func New(cfg Config, set *hashdb.Set, governance *lists.Governance) (*Detector, error) {
 	var errs []error
 	if cfg.Category == "" {
 		errs = append(errs, errors.New("missing category"))
@@ -72,7 +75,7 @@ func New(cfg Config, set *hashdb.Set) (*Detector, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Detector{cfg, set}, nil
+	return &Detector{cfg, set, governance}, nil
 }
 
 // Name implements [pipeline.Detector].
@@ -84,7 +87,11 @@ func (*Detector) Name() string { return "hashmatch" }
 // scores 1, a video as much of the known one as it shows, a PDQ hash 1 at distance 0
 // down to 0.5 at the list's threshold, a perception hash half of that, since
 // strangers are that near to one. Frames of videos are also looked up among
-// pictures, and Match.Frame is then their second.
+// pictures, and Match.Frame is then their second. A match by a perception hash asks
+// a person at most.
+//
+// Where a list of known false positives knows the attachment too, the match is
+// suppressed, which the finding says: it scores 0 and nothing follows from it.
 func (d *Detector) Detect(ctx context.Context, item *pipeline.Item) (pipeline.Answer, error) {
 	var answer pipeline.Answer
 	var faults faultList
@@ -117,11 +124,29 @@ type found struct {
 	score          float64 // 0 for that of [score]
 	note           string
 	algorithm      string
+	negative       *found // the known false positive that speaks against it
+}
+
+// negates reports whether a known false positive speaks against a match. It must
+// be as certain: a likeness never speaks against a digest, nor MD5, for which
+// collisions are made, against SHA-256. Of likenesses by one kind of hash the
+// nearer counts, and only within its own frame, or a harmless frame would
+// excuse another. What the platform says of a picture does not speak against what was seen.
+func (n *found) negates(m *found) bool {
+	switch {
+	case n.Kind > m.Kind || n.algorithm == platform && m.algorithm != platform:
+		return false
+	case n.Kind.Threshold() == 0:
+		return true
+	case m.Kind == hashdb.VPDQ:
+		return n.Kind == hashdb.VPDQ && n.score >= m.score // no single frame speaks against a video
+	}
+	return n.frame == m.frame && (n.Kind < m.Kind || n.Distance <= m.Distance)
 }
 
 // attachment looks up all hashes of one attachment.
 func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, missed []string) {
-	var all []found
+	var all, negatives []found
 	more, malformed := 0, false
 	isVideo := slices.ContainsFunc(m.Hashes, func(h pipeline.Hash) bool { return h.Kind == hashdb.VPDQ.String() })
 	var frames []hashdb.Query
@@ -144,13 +169,28 @@ func (d *Detector) attachment(m *pipeline.Media) (findings []pipeline.Finding, m
 			if h.Quality != nil {
 				f.quality = *h.Quality
 			}
-			all = append(all, f)
+			if !d.governance.Negative(f.List) {
+				all = append(all, f)
+			} else if threshold, ok := d.governance.Negates(&f.Match); ok {
+				f.Threshold = threshold
+				negatives = append(negatives, f)
+			}
 		}
 	}
 	videos := d.set.MatchVideo(frames)
 	more = max(more, videos.More)
 	for i := range videos.Matches {
-		all = append(all, foundVideo(&videos.Matches[i], seconds))
+		if f := foundVideo(&videos.Matches[i], seconds); d.governance.Negative(f.List) {
+			negatives = append(negatives, f)
+		} else {
+			all = append(all, f)
+		}
+	}
+	order(negatives)
+	for i := range all {
+		if n := slices.IndexFunc(negatives, func(n found) bool { return n.negates(&all[i]) }); n >= 0 {
+			all[i].negative = &negatives[n]
+		}
 	}
 	all = nearest(all)
 	if extra := len(all) - d.cfg.MaxFindings; extra > 0 {
@@ -203,14 +243,26 @@ func queryOf(h *pipeline.Hash) (hashdb.Query, error) {
 	return q, nil
 }
 
-// nearest orders matches and keeps the most certain one for each entry of a list.
-func nearest(all []found) []found {
+// order puts the most certain match first, and those that something speaks
+// against last.
+func order(all []found) {
+	suppressed := func(f *found) int {
+		if f.negative != nil {
+			return 1
+		}
+		return 0
+	}
 	slices.SortStableFunc(all, func(a, b found) int {
 		return cmp.Or(
-			cmp.Compare(a.Kind, b.Kind), cmp.Compare(b.score, a.score), cmp.Compare(a.Distance, b.Distance),
+			cmp.Compare(suppressed(&a), suppressed(&b)), cmp.Compare(a.Kind, b.Kind), cmp.Compare(b.score, a.score), cmp.Compare(a.Distance, b.Distance),
 			cmp.Compare(a.List, b.List), cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.frame, b.frame),
 		)
 	})
+}
+
+// nearest orders matches and keeps the first one for each entry of a list.
+func nearest(all []found) []found {
+	order(all)
 	type key struct{ list, entry string }
 	seen := map[key]bool{}
 	return slices.DeleteFunc(all, func(f found) bool {
@@ -223,10 +275,7 @@ func nearest(all []found) []found {
 
 func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
 	kind := f.Kind.String()
-	reason := fmt.Sprintf("list %s, entry %s, the same %s", f.List, f.Entry, kind)
-	if f.Kind.Threshold() > 0 {
-		reason = fmt.Sprintf("list %s, entry %s, %s distance %d of %d", f.List, f.Entry, kind, f.Distance, f.Threshold)
-	}
+	reason := describe(&f.Match)
 	switch {
 	case f.note != "":
 		reason = fmt.Sprintf("list %s, entry %s, %s: %s", f.List, f.Entry, kind, f.note)
@@ -241,7 +290,7 @@ func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
 	case pdq.Native.Algorithm():
 		reason += ", at its own size"
 	}
-	return pipeline.Finding{
+	out := pipeline.Finding{
 		Category: cmp.Or(pipeline.Category(f.Category), d.cfg.Category),
 		Label:    kind,
 		Score:    cmp.Or(f.score, score(&f.Match)),
@@ -258,6 +307,27 @@ func (d *Detector) finding(attachment string, f *found) pipeline.Finding {
 			Quality:      f.quality,
 		},
 	}
+	if f.negative != nil {
+		out.Bound(pipeline.Allow, "suppressed, since a known false positive matches: "+describe(&f.negative.Match))
+	}
+	for _, c := range d.governance.Cautions(&f.Match) {
+		if c.Suppress {
+			out.Bound(pipeline.Allow, "suppressed, since "+c.Because)
+		} else {
+			out.Bound(pipeline.Review, "review at most, since "+c.Because)
+		}
+	}
+	if f.Kind == hashdb.PHash {
+		out.Bound(pipeline.Review, "review at most, since strangers' pictures may be as near")
+	}
+	return out
+}
+
+func describe(m *hashdb.Match) string {
+	if m.Kind.Threshold() > 0 {
+		return fmt.Sprintf("list %s, entry %s, %s distance %d of %d", m.List, m.Entry, m.Kind, m.Distance, m.Threshold)
+	}
+	return fmt.Sprintf("list %s, entry %s, the same %s", m.List, m.Entry, m.Kind)
 }
 
 func score(m *hashdb.Match) float64 {

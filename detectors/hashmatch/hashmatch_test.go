@@ -109,7 +109,7 @@ func set(tb testing.TB, lists ...hashdb.List) *hashdb.Set {
 
 func detect(tb testing.TB, s *hashdb.Set, item *pipeline.Item) ([]pipeline.Finding, error) {
 	tb.Helper()
-	d, err := New(DefaultConfig(), s)
+	d, err := New(DefaultConfig(), s, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -379,7 +379,7 @@ func TestAPanicOfAHasherIsAFaultOfTheAttachment(t *testing.T) {
 }
 
 func TestSettingsAreValidated(t *testing.T) {
-	if _, err := New(Config{}, nil); err == nil || !strings.Contains(err.Error(), "category") || !strings.Contains(err.Error(), "max_findings") {
+	if _, err := New(Config{}, nil, nil); err == nil || !strings.Contains(err.Error(), "category") || !strings.Contains(err.Error(), "max_findings") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -165,10 +165,8 @@ func (r *Record) store(source Origin, first, now time.Time) (value []byte, refus
 }
 
 func unfit(h hashdb.Hash) string {
-	if h.Kind() == 0 {
-		return "no hash"
-	}
-	return h.Unfit()
+	why, _ := bundled().Refuse(h)
+	return why
 }
 
 func compareHashes(a, b hashdb.Hash) int {
