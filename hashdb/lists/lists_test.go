@@ -632,6 +632,21 @@ func TestAManifestThatUnderstatesItsChangeIsRefused(t *testing.T) {
 	refusedLoad(t, b.options(), before, ErrTooLarge, "it tells of 1")
 }
 
+func TestAManifestThatMiscountsItsFilesIsRefused(t *testing.T) {
+	b := newBench(t)
+	b.put(records(t, 0, 10)...)
+	b.publish()
+	before := b.load(nil)
+	b.put(record(t, 11, 0))
+	m := b.publish().Manifest
+	m.Entries[hashdb.SHA256]--
+	if err := os.WriteFile(filepath.Join(b.dir, "ours.manifest"), unsigned(m), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusedLoad(t, b.options(), nil, nil, "its manifest tells of")
+	refusedLoad(t, b.options(), before, nil, "its manifest tells of")
+}
+
 func TestRecordsThatWereLostOrRestoredDoNotPassTheBound(t *testing.T) {
 	b := newBench(t)
 	b.pub.MaxChange = Bound{Share: 0.1}
