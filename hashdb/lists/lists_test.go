@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -272,6 +273,15 @@ func TestAnUpdateThatReplacesTheListIsAllOrNothing(t *testing.T) {
 	}
 	if got, err := b.store.Record("r-000005"); got != nil || err != nil {
 		t.Errorf("what the update did not have is still there: %v, %v", got, err)
+	}
+	// A reader that falls silent when it is stopped has not come to the end.
+	ctx, stop := context.WithCancel(t.Context())
+	_, err = b.store.Take(ctx, Origin{}, func(yield func(Batch, error) bool) {
+		_ = yield(Batch{Replace: true, Put: records(t, 0, 1)}, nil)
+		stop()
+	}, nil)
+	if !errors.Is(err, context.Canceled) || b.store.Records() != 20 {
+		t.Errorf("an update that was stopped took the place of the list: %d records, %v", b.store.Records(), err)
 	}
 	if _, err := b.store.Take(t.Context(), Origin{}, updateOf(nil, Batch{Put: records(t, 0, 1)}, Batch{Replace: true}), nil); err == nil {
 		t.Error("an update that is of both kinds was taken")
