@@ -92,7 +92,7 @@ func TestABadSnapshotIsRefusedWhileTheOthersAreTakenOver(t *testing.T) {
 	publish(t, dir, "two", "0123456789abcdef0123456789abcdef")
 	r, w := watchRules(t, rulesetOptions{lists: dir, seen: filepath.Join(t.TempDir(), "seen")})
 	defer w.stop()
-	first := strings.Split(r.ruleset.Versions["lists"], ",")
+	first, _, _ := strings.Cut(r.ruleset.Versions["lists"], ",")
 	manifest := filepath.Join(dir, "one.manifest")
 	good, err := os.ReadFile(manifest)
 	if err != nil {
@@ -109,8 +109,8 @@ func TestABadSnapshotIsRefusedWhileTheOthersAreTakenOver(t *testing.T) {
 	for !strings.Contains(next.Versions["lists"], "two@2-") {
 		next = awaitOne(t, "the good list", w.applied)
 	}
-	if got := strings.Split(next.Versions["lists"], ",")[0]; got != first[0] {
-		t.Errorf("%s is in force, want %s", got, first[0])
+	if got, _, _ := strings.Cut(next.Versions["lists"], ","); got != first {
+		t.Errorf("%s is in force, want %s", got, first)
 	}
 	if fault := awaitOne(t, "a refusal", w.refused); !strings.Contains(fault, "last good version stays") || !strings.Contains(fault, "does not tell that it follows number 1") {
 		t.Errorf("refused with %q", fault)

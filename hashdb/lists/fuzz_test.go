@@ -2,6 +2,9 @@ package lists
 
 import (
 	"bytes"
+	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,13 +48,61 @@ func TestAManifestIsReadBackAsItWasWritten(t *testing.T) {
 		func(m *Manifest) { m.Change.Leave = "forgiven" },
 		func(m *Manifest) { m.Past[1].Change.Leave = "forgiven" },
 		func(m *Manifest) { m.Change.Entries = -1 },
-		func(m *Manifest) { m.Entries[hashdb.MD5] = -1 },
+		func(m *Manifest) { m.Records = -1 },
 		func(m *Manifest) { m.Settings = "x" },
 	} {
 		bad := manifestOf()
 		change(bad)
-		if _, err := ParseManifest(bad.Text()); err == nil && bad.Text() != m.Text() && bad.Entries[hashdb.MD5] >= 0 {
+		if _, err := ParseManifest(bad.Text()); err == nil {
 			t.Errorf("taken:\n%s", bad.Text())
+		}
+	}
+}
+
+func TestADeltaIsReadBackAsItWasWrittenAndNothingElse(t *testing.T) {
+	made := func() *delta {
+		d := &delta{withdraw: []string{"b", "a"}}
+		for i, k := range hashdb.Kinds() {
+			d.add = append(d.add, hashdb.Entry{Hash: hash(t, k, i), ID: "a", Category: "csam"}, hashdb.Entry{Hash: hash(t, k, i), ID: "c"})
+		}
+		return d
+	}
+	d := made()
+	data := d.encode()
+	got, err := parseDelta(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(d, got, cmp.AllowUnexported(delta{}), cmp.Comparer(func(a, b hashdb.Hash) bool { return a == b })); diff != "" {
+		t.Errorf("(-written +read):\n%s", diff)
+	}
+	for n := range data {
+		if _, err := parseDelta(data[:n]); !errors.Is(err, errDelta) {
+			t.Errorf("the first %d of %d bytes: %v", n, len(data), err)
+		}
+	}
+	zero, err := hashdb.NewHash(hashdb.MD5, make([]byte, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := map[string][]byte{"more behind": append(slices.Clone(data), 0), "an order": bytes.Replace(data, []byte("\x01a\x01b"), []byte("\x01b\x01a"), 1)}
+	for name, change := range map[string]func(*delta){
+		"an ID twice":     func(d *delta) { d.withdraw = append(d.withdraw, "a") },
+		"an empty ID":     func(d *delta) { d.withdraw = append(d.withdraw, "") },
+		"an entry twice":  func(d *delta) { d.add = append(d.add, d.add[0]) },
+		"a nameless one":  func(d *delta) { d.add[0].ID = "" },
+		"two lines":       func(d *delta) { d.add[0].ID = "a\nb" },
+		"a long category": func(d *delta) { d.add[0].Category = strings.Repeat("x", mostText+1) },
+		"an unfit hash":   func(d *delta) { d.add[0].Hash = zero },
+		"no hash":         func(d *delta) { d.add[0].Hash = hashdb.Hash{} },
+	} {
+		d := made()
+		change(d)
+		bad[name] = d.encode()
+	}
+	for name, data := range bad {
+		if _, err := parseDelta(data); !errors.Is(err, errDelta) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

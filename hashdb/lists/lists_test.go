@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -272,6 +273,15 @@ func TestAnUpdateThatReplacesTheListIsAllOrNothing(t *testing.T) {
 	}
 	if got, err := b.store.Record("r-000005"); got != nil || err != nil {
 		t.Errorf("what the update did not have is still there: %v, %v", got, err)
+	}
+	// A reader that falls silent when it is stopped has not come to the end.
+	ctx, stop := context.WithCancel(t.Context())
+	_, err = b.store.Take(ctx, Origin{}, func(yield func(Batch, error) bool) {
+		_ = yield(Batch{Replace: true, Put: records(t, 0, 1)}, nil)
+		stop()
+	}, nil)
+	if !errors.Is(err, context.Canceled) || b.store.Records() != 20 {
+		t.Errorf("an update that was stopped took the place of the list: %d records, %v", b.store.Records(), err)
 	}
 	if _, err := b.store.Take(t.Context(), Origin{}, updateOf(nil, Batch{Put: records(t, 0, 1)}, Batch{Replace: true}), nil); err == nil {
 		t.Error("an update that is of both kinds was taken")
@@ -630,6 +640,21 @@ func TestAManifestThatUnderstatesItsChangeIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	refusedLoad(t, b.options(), before, ErrTooLarge, "it tells of 1")
+}
+
+func TestAManifestThatMiscountsItsFilesIsRefused(t *testing.T) {
+	b := newBench(t)
+	b.put(records(t, 0, 10)...)
+	b.publish()
+	before := b.load(nil)
+	b.put(record(t, 11, 0))
+	m := b.publish().Manifest
+	m.Entries[hashdb.SHA256]--
+	if err := os.WriteFile(filepath.Join(b.dir, "ours.manifest"), unsigned(m), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusedLoad(t, b.options(), nil, nil, "its manifest tells of")
+	refusedLoad(t, b.options(), before, nil, "its manifest tells of")
 }
 
 func TestRecordsThatWereLostOrRestoredDoNotPassTheBound(t *testing.T) {
