@@ -24,6 +24,7 @@ func scene(seed uint64, w, h int) *image.RGBA {
 	}
 	lightX, lightY := random.IntN(w), random.IntN(h)
 	img := image.NewRGBA(image.Rect(0, 0, w, h))
+	state := uint32(seed)
 	for y := range h {
 		for x := range w {
 			r, g, b, grain := 70+90*y/h, 90+60*y/h, 120-50*y/h, 3
@@ -40,7 +41,8 @@ func scene(seed uint64, w, h int) *image.RGBA {
 				break
 			}
 			light := 255 - 160*(max(x-lightX, lightX-x)+max(y-lightY, lightY-y))/(w+h)
-			noise := (x*7/(grain*3)+y*5/(grain*2))%(4*grain) - 2*grain + random.IntN(9) - 4
+			state = state*1664525 + 1013904223
+			noise := (x*7/(grain*3)+y*5/(grain*2))%(4*grain) - 2*grain + int(state>>28)/2 - 4
 			img.SetRGBA(x, y, color.RGBA{shaded(r, light, noise), shaded(g, light, noise), shaded(b, light, noise), 255})
 		}
 	}

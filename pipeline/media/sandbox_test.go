@@ -356,7 +356,7 @@ func TestOnlyWhoeverMaySeeASmallerPictureDoes(t *testing.T) {
 		w, h   int
 		shrunk string // in a build with libjpeg-turbo
 	}{
-		{1023, 1500, "(0,0)-(512,750)"}, {1022, 1500, "(0,0)-(1022,1500)"}, {4096, 4100, "(0,0)-(512,513)"}, {500, 2000, "(0,0)-(500,2000)"}, {2050, 2047, "(0,0)-(513,512)"},
+		{1023, 1500, "(0,0)-(512,750)"}, {1022, 1500, "(0,0)-(1022,1500)"}, {500, 2000, "(0,0)-(500,2000)"}, {2050, 2047, "(0,0)-(513,512)"},
 	} {
 		data := jpegFile(t, image.NewGray(image.Rect(0, 0, c.w, c.h)))
 		whole := fmt.Sprintf("(0,0)-(%d,%d)", c.w, c.h)
