@@ -12,6 +12,7 @@ import (
 	"github.com/dmguard/dmguard/detectors"
 	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/media"
+	"github.com/dmguard/dmguard/pipeline/secondlook"
 )
 
 // Config is a configuration file. configs/dmguard.yaml explains every key.
@@ -26,6 +27,8 @@ type Config struct {
 	Topics TopicConfig  `yaml:"topics"`
 	Queue  QueueConfig  `yaml:"queue"`
 	Access AccessConfig `yaml:"access"`
+
+	SecondLook secondlook.Config `yaml:"second_look"`
 }
 
 // WorkerConfig bounds what a worker does at once.
@@ -119,6 +122,9 @@ func (c *Config) validate() error {
 		}
 	}
 	if err := c.Media.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := c.SecondLook.Validate(); err != nil {
 		errs = append(errs, err)
 	}
 	atLeast("worker.lanes", int64(c.Worker.Lanes), 0)
