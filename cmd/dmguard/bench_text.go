@@ -360,12 +360,29 @@ var benchEverything = []string{
 
 // benchWorst are units of texts that cost as much as a text can.
 var benchWorst = []struct{ name, unit string }{
-	{"words", "the quick brown fox "}, {"capitals", "THE QUICK BROWN FOX "}, {"emoji", "🙂"}, {"joined emoji", "👩\u200d👩\u200d👧"},
-	{"combining marks", "\u0301"}, {"marks on capitals", "Z\u0322\u0338\u0301A\u0337L\u0335\u0301G\u0334O\u0336 "}, {"ligatures of 18 letters", "\ufdfa"},
-	{"squared words", "㍿㌖"}, {"right to left", "שלום "}, {"Hangul", "각"}, {"Hangul jamo", "\u1112\u1161\u11ab"}, {"mathematical letters", "𝐝"},
-	{"one letter", "a"}, {"stretched words", "so" + strings.Repeat("o", 200) + " "}, {"letter by letter", "d o n t "}, {"stand-ins", "d0nt t3ll y0ur "},
-	{"halves of phrases", "dont tell your "}, {"cues", "dont tell your mom "}, {"places to go on", "add me on snap 1 2 3 "}, {"digits", "1 "},
-	{"handles", "@a "}, {"links", "http://a.bc/ "}, {"stated ages", "im 13 "},
+	{"words", "the quick brown fox "},
+	{"capitals", "THE QUICK BROWN FOX "},
+	{"emoji", "🙂"},
+	{"joined emoji", "👩\u200d👩\u200d👧"},
+	{"combining marks", "\u0301"},
+	{"marks on capitals", "Z\u0322\u0338\u0301A\u0337L\u0335\u0301G\u0334O\u0336 "},
+	{"ligatures of 18 letters", "\ufdfa"},
+	{"squared words", "㍿㌖"},
+	{"right to left", "שלום "},
+	{"Hangul", "각"},
+	{"Hangul jamo", "\u1112\u1161\u11ab"},
+	{"mathematical letters", "𝐝"},
+	{"one letter", "a"},
+	{"stretched words", "so" + strings.Repeat("o", 200) + " "},
+	{"letter by letter", "d o n t "},
+	{"stand-ins", "d0nt t3ll y0ur "},
+	{"halves of phrases", "dont tell your "},
+	{"cues", "dont tell your mom "},
+	{"places to go on", "add me on snap 1 2 3 "},
+	{"digits", "1 "},
+	{"handles", "@a "},
+	{"links", "http://a.bc/ "},
+	{"stated ages", "im 13 "},
 }
 
 // worst measures the longest text of each kind.

@@ -336,7 +336,7 @@ func TestStateStaysSmall(t *testing.T) {
 		for i := range 300 {
 			var s state
 			s.decode(data)
-			e := event{id: fmt.Sprintf("%036d", i), sender: rng.Uint64N(uint64(1 + seed%7)), at: start.Unix() + int64(i), prior: rng.Float64(), partition: math.MaxInt32}
+			e := event{id: fmt.Sprintf("%036d", i), sender: rng.Uint64N(1 + seed%7), at: start.Unix() + int64(i), prior: rng.Float64(), partition: math.MaxInt32}
 			e.evidence = evidence{id: []byte(e.id), n: maxItems, offsets: maxContext}
 			for l := range e.weights {
 				e.weights[l] = rng.Float32() * maxWeight

@@ -36,7 +36,7 @@ func paddings(n int) map[string]string {
 				break
 			}
 		}
-		rare.WriteRune([]rune("\ufdfa\u0301\u1100𝐝ßﬁ①ᴅ‏א🙂\u200b가ㆎ㍿")[rng.IntN(15)])
+		rare.WriteRune([]rune("\ufdfa\u0301\u1100𝐝ßﬁ①ᴅ\u200fא🙂\u200b가ㆎ㍿")[rng.IntN(15)])
 		letters.WriteByte("etaoin shrdlu .!'0@-"[rng.IntN(20)])
 	}
 	return map[string]string{
@@ -110,9 +110,14 @@ func TestNoPatternSaysTooMuchAtOnce(t *testing.T) {
 func TestPaddingHidesNoCue(t *testing.T) {
 	l := detector(t).lexicon
 	for _, c := range []struct{ name, cue string }{
-		{"plain", "dont tell your mom"}, {"capitals", "DON'T TELL YOUR MOM"}, {"look-alikes", "dоnt tеll yоur mоm"},
-		{"zalgo", "D\u0322\u0338O\u0337N\u0335\u0301T TELL YOUR M\u0336OM"}, {"leet", "d0nt t3ll y0ur m0m"}, {"stretched", "donttttt tellllll your mommmmm"},
-		{"spelt out", "d o n t  t e l l  y o u r  m o m"}, {"bidi", "d\u202eont te\u2066ll your mom"},
+		{"plain", "dont tell your mom"},
+		{"capitals", "DON'T TELL YOUR MOM"},
+		{"look-alikes", "dоnt tеll yоur mоm"},
+		{"zalgo", "D\u0322\u0338O\u0337N\u0335\u0301T TELL YOUR M\u0336OM"},
+		{"leet", "d0nt t3ll y0ur m0m"},
+		{"stretched", "donttttt tellllll your mommmmm"},
+		{"spelt out", "d o n t  t e l l  y o u r  m o m"},
+		{"bidi", "d\u202eont te\u2066ll your mom"},
 	} {
 		size := pipeline.MaxTextLength - utf8.RuneCountInString(c.cue) - 2
 		for name, padding := range paddings(size) {
