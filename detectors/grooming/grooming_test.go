@@ -480,6 +480,17 @@ func TestACueSaidOftenDoesNotHideItself(t *testing.T) {
 			t.Errorf("%.40q… has weight %v", text, s.cues[secrecy].weight)
 		}
 	}
+	// Whichever of the two is found first.
+	own, err := loadPacks(map[string][]byte{"x": []byte("version: 1\nlanguage: xx\nrules:\n- {label: secrecy, weight: 2, phrases: [a b c]}\nallow:\n" +
+		"- {name: end, factor: 0, phrases: [b c]}\n- {name: behind, factor: 0, phrases: [c d]}\n- {name: before, factor: 0, phrases: [x a]}\n- {name: apart, factor: 0, phrases: [e]}\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]float32{"a b c": 2, "a b c d": 2, "x a b c": 2, "x a b c d": 2, "a b c, b c": 0, "e a b c": 0, "a b c e": 0, "x a, a b c": 0} {
+		if own.scan(text, &s); s.cues[secrecy].weight != want {
+			t.Errorf("%q has weight %v, want %v", text, s.cues[secrecy].weight, want)
+		}
+	}
 	for _, text := range []string{"dont tell your mom. tell your mom", strings.Repeat("dont tell your mom. ", 20) + "tell your mom"} {
 		if d.lexicon.scan(text, &s); s.cues[secrecy].weight > 1 {
 			t.Errorf("%.40q… has weight %v: advice beside the cue no longer counts", text, s.cues[secrecy].weight)
