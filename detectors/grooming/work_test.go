@@ -70,7 +70,7 @@ func TestWorkIsLinearInTheText(t *testing.T) {
 	texts["cues"] = strings.Repeat("dont tell your mom ", pipeline.MaxTextLength/19)
 	texts["cues in disguise"] = strings.Repeat("d0nt t3ll y0ur m0m ", pipeline.MaxTextLength/19)
 	texts["cues and spaces"] = strings.Repeat("d0nt t3ll y0ur m0m"+strings.Repeat(" ", 1000), pipeline.MaxTextLength/1018)
-	texts["cues in disguise beside advice"] = "what should i do. " + strings.Repeat("d0nt t3ll y0ur m0m ", pipeline.MaxTextLength/20)
+	texts["cues in disguise beside advice"] = "its a surprise party. " + strings.Repeat("d0nt t3ll y0ur m0m ", pipeline.MaxTextLength/20)
 	for _, name := range slices.Sorted(maps.Keys(texts)) {
 		text := texts[name]
 		var s scratch
