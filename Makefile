@@ -52,6 +52,8 @@ lint: ## golangci-lint, built on first use (about a minute and a half on two cor
 .PHONY: test
 test: bin/testservers ## every test, with the race detector, against a real Kafka and a real Redis started for it
 	$(WITH_SERVERS) go test $(TESTFLAGS) ./...
+	go vet -tags secondlook ./cmd/dmguard
+	go test $(TESTFLAGS) -tags secondlook ./pipeline/secondlook
 
 .PHONY: turbo
 turbo: bin/testservers ## build and test with the tag turbo: JPEG by libjpeg-turbo, in the sandbox only

@@ -82,6 +82,30 @@ func (p *Publisher) Accept(ctx context.Context, batch []*Outcome) error {
 	if err != nil {
 		return err
 	}
+	return p.produce(ctx, records, batch[0].Delivery.Topic)
+}
+
+// Annotate writes the hit of the conversation of o once more, with the verdict
+// that o now has, and nothing else: for what is known later about a verdict that
+// was written. The queue shows the latest hit on a message, and takes it for the
+// same message.
+func (p *Publisher) Annotate(ctx context.Context, o *Outcome) error {
+	evidence, missing, err := p.evidence(ctx, o)
+	if err != nil {
+		return err
+	}
+	h := newHit(o, ConversationCase, conversationKey(o.Verdict))
+	r, err := p.sealHit(h, evidence, missing)
+	if err != nil {
+		return err
+	}
+	return p.produce(ctx, []Record{r}, o.Delivery.Topic)
+}
+
+func conversationKey(v *Verdict) string { return "conversation/" + v.ConversationID }
+
+// produce writes records, and what is too large as a reference to the input.
+func (p *Publisher) produce(ctx context.Context, records []Record, input string) error {
 	for {
 		err := p.Log.Produce(ctx, records)
 		tooLarge, ok := errors.AsType[*TooLargeError](err)
@@ -93,7 +117,7 @@ func (p *Publisher) Accept(ctx context.Context, batch []*Outcome) error {
 		if r.Header("reference") != "" {
 			return fmt.Errorf("a reference of %d bytes is refused by the log: %w", len(r.Value), err)
 		}
-		*r = reference(*r, batch[0].Delivery.Topic)
+		*r = reference(*r, input)
 	}
 }
 
@@ -322,7 +346,7 @@ func casesOf(o *Outcome) []caseRef {
 	// Also where nothing was found but policy wants a person to look, such as
 	// at a partial verdict.
 	if conversation || len(cases) == 0 {
-		cases = append([]caseRef{{ConversationCase, "conversation/" + o.Verdict.ConversationID}}, cases...)
+		cases = append([]caseRef{{ConversationCase, conversationKey(o.Verdict)}}, cases...)
 	}
 	return cases
 }

@@ -160,6 +160,39 @@ var growing = pipeline.Finding{
 	Detector: "grooming", Category: "grooming", Label: "secrecy", Score: 0.9, Reason: "asks for secrecy", Spans: []pipeline.Span{{Start: 0, End: 4}},
 }
 
+// TestWhatIsKnownLaterIsOneMoreHitOnTheSameMessage annotates an outcome that has
+// two cases: the conversation's alone gets another hit.
+func TestWhatIsKnownLaterIsOneMoreHitOnTheSameMessage(t *testing.T) {
+	log := &keptLog{}
+	p := newPublisher(log)
+	o := outcome(t, 5, loud(), review(growing, match("a-1", "l", "e-1")))
+	publish(t, p, o)
+	before := hitsOf(t, log)
+	log.records = nil
+
+	v := *o.Verdict
+	v.Severity, v.Findings = pipeline.Critical, append(slices.Clone(v.Findings), pipeline.Finding{Detector: "second_look", Category: "second_look", Label: "raise", Score: 1, Reason: "so it is"})
+	later := *o
+	later.Verdict = &v
+	if err := p.Annotate(t.Context(), &later); err != nil {
+		t.Fatal(err)
+	}
+	after := hitsOf(t, log)
+	if len(log.records) != 1 || len(before) != 2 || len(after) != 1 {
+		t.Fatalf("%d records", len(log.records))
+	}
+	recordConforms(t, log.records[0])
+	if bytes.Contains(log.records[0].Value, []byte(canary)) {
+		t.Error("the hit shows content")
+	}
+	if diff := cmp.Diff(unseal(t, &before[0]), unseal(t, &after[0])); diff != "" {
+		t.Errorf("other evidence: %s", diff)
+	}
+	if a, b := before[0], after[0]; a.CaseID != b.CaseID || a.Position != b.Position || b.Verdict.Severity != pipeline.Critical || len(b.Verdict.Findings) != 3 {
+		t.Errorf("%+v", b)
+	}
+}
+
 // loud is a message with content in every field that may hold any.
 func loud() string {
 	doc := strings.NewReplacer("are you coming to practice?", canary+" text", "not nice", canary+" reason", `"AAECAw=="`, `"`+base64.StdEncoding.EncodeToString([]byte(canary+" data"))+`"`).Replace(full)

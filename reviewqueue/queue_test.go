@@ -239,6 +239,27 @@ func TestOnlyANewMessageReopensADecidedCase(t *testing.T) {
 	})
 }
 
+// TestAnOpinionAddedLaterIsShownAndTakesNothingFromAnybody adds what a second
+// look says: a further hit on a message that the case has.
+func TestAnOpinionAddedLaterIsShownAndTakesNothingFromAnybody(t *testing.T) {
+	onEvery(t, func(t *testing.T, e *env) {
+		id := convCase("c-1")
+		e.add(e.hit("c-1", "m-1", pipeline.High, nil))
+		l := e.claim(alice)
+		e.add(e.hit("c-1", "m-1", pipeline.Critical, func(h *pipeline.Hit, _ *pipeline.Evidence) {
+			h.Verdict.Findings = append(h.Verdict.Findings, pipeline.Finding{Detector: "second_look", Category: "second_look", Label: "raise", Score: 0.9, Reason: "so it is"})
+		}))
+		c := e.wantState(id, Leased, 1)
+		if c.Severity != pipeline.Critical || len(c.Timeline) != 1 || len(c.Timeline[0].Findings) != 2 || !slices.Contains(c.Labels, "second_look") {
+			t.Errorf("the opinion is not shown: %+v", c)
+		}
+		if err := e.Decide(t.Context(), alice, id, l.Token, Decision{Choice: Dismiss}); err != nil {
+			t.Errorf("the lease was lost: %v", err)
+		}
+		e.wantState(id, Decided, 1)
+	})
+}
+
 func TestAHitDuringALeaseOpensTheNextRevision(t *testing.T) {
 	onEvery(t, func(t *testing.T, e *env) {
 		e.add(e.hit("c-1", "m-1", pipeline.Medium, nil))

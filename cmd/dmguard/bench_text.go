@@ -19,7 +19,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/klauspost/compress/zstd"
-	"go.uber.org/zap"
 
 	"github.com/dmguard/dmguard/detectors/grooming"
 	"github.com/dmguard/dmguard/pipeline"
@@ -44,20 +43,18 @@ const (
 	barState     = 512    // bytes
 )
 
-// benchRounds is how often everything is measured; the median counts.
-const benchRounds = 5
-
 func runBenchText(ctx context.Context, cl *commandLine) error {
 	var rules rulesetOptions
 	cl.env(&rules.config, "config", "DMGUARD_CONFIG", "", "configuration `file`")
 	messages := cl.Int("messages", 200_000, "how many messages of everyday chat")
 	benign := cl.String("benign", "", "messages of your own, instead of made-up ones: NDJSON, `file` or file.zst")
+	rounds := cl.Int("rounds", 5, "how often everything is measured; the median counts")
 	asJSON := cl.Bool("json", false, "print JSON")
 	if err := cl.parse(0, 0); err != nil {
 		return err
 	}
-	if *messages < 1 {
-		return errors.New("--messages is at least 1")
+	if *messages < 1 || *rounds < 1 {
+		return errors.New("--messages and --rounds are at least 1")
 	}
 	log, err := (&logFlags{level: "warn"}).logger(cl.err)
 	if err != nil {
@@ -68,7 +65,7 @@ func runBenchText(ctx context.Context, cl *commandLine) error {
 		return err
 	}
 	defer loaded.close()
-	b := &textBench{log: log, bar: func(unit string) *progress { return newProgress(cl.err, unit) }}
+	b := &textBench{rounds: *rounds, bar: func(unit string) *progress { return newProgress(cl.err, unit) }}
 	for _, d := range loaded.ruleset.Detectors {
 		if g, ok := d.(*grooming.Detector); ok {
 			b.detector = g
@@ -153,7 +150,7 @@ func shortFloat(x float64) string {
 type textBench struct {
 	detector *grooming.Detector
 	messages []*pipeline.Message
-	log      *zap.Logger
+	rounds   int
 	bar      func(unit string) *progress
 }
 
@@ -227,14 +224,14 @@ func (b *textBench) run(ctx context.Context, r *textResult) error {
 	done := 0
 	tick := func() error {
 		done += len(texts)
-		bar.set(int64(done), int64(3*benchRounds*len(texts)))
+		bar.set(int64(done), int64(3*b.rounds*len(texts)))
 		return ctx.Err()
 	}
 	probe := b.detector.Probe()
 	var folds, scans, judges []float64
 	var state, stored, allocs float64
 	cued := 0
-	for range benchRounds {
+	for range b.rounds {
 		cpu := threadTime()
 		for _, t := range texts {
 			probe.Fold(t)
@@ -363,12 +360,29 @@ var benchEverything = []string{
 
 // benchWorst are units of texts that cost as much as a text can.
 var benchWorst = []struct{ name, unit string }{
-	{"words", "the quick brown fox "}, {"capitals", "THE QUICK BROWN FOX "}, {"emoji", "🙂"}, {"joined emoji", "👩\u200d👩\u200d👧"},
-	{"combining marks", "\u0301"}, {"marks on capitals", "Z\u0322\u0338\u0301A\u0337L\u0335\u0301G\u0334O\u0336 "}, {"ligatures of 18 letters", "\ufdfa"},
-	{"squared words", "㍿㌖"}, {"right to left", "שלום "}, {"Hangul", "각"}, {"Hangul jamo", "\u1112\u1161\u11ab"}, {"mathematical letters", "𝐝"},
-	{"one letter", "a"}, {"stretched words", "so" + strings.Repeat("o", 200) + " "}, {"letter by letter", "d o n t "}, {"stand-ins", "d0nt t3ll y0ur "},
-	{"halves of phrases", "dont tell your "}, {"cues", "dont tell your mom "}, {"places to go on", "add me on snap 1 2 3 "}, {"digits", "1 "},
-	{"handles", "@a "}, {"links", "http://a.bc/ "}, {"stated ages", "im 13 "},
+	{"words", "the quick brown fox "},
+	{"capitals", "THE QUICK BROWN FOX "},
+	{"emoji", "🙂"},
+	{"joined emoji", "👩\u200d👩\u200d👧"},
+	{"combining marks", "\u0301"},
+	{"marks on capitals", "Z\u0322\u0338\u0301A\u0337L\u0335\u0301G\u0334O\u0336 "},
+	{"ligatures of 18 letters", "\ufdfa"},
+	{"squared words", "㍿㌖"},
+	{"right to left", "שלום "},
+	{"Hangul", "각"},
+	{"Hangul jamo", "\u1112\u1161\u11ab"},
+	{"mathematical letters", "𝐝"},
+	{"one letter", "a"},
+	{"stretched words", "so" + strings.Repeat("o", 200) + " "},
+	{"letter by letter", "d o n t "},
+	{"stand-ins", "d0nt t3ll y0ur "},
+	{"halves of phrases", "dont tell your "},
+	{"cues", "dont tell your mom "},
+	{"places to go on", "add me on snap 1 2 3 "},
+	{"digits", "1 "},
+	{"handles", "@a "},
+	{"links", "http://a.bc/ "},
+	{"stated ages", "im 13 "},
 }
 
 // worst measures the longest text of each kind.
@@ -379,7 +393,7 @@ func (b *textBench) worst(ctx context.Context, r *textResult) error {
 			ID: "m", ConversationID: "c", SentAt: time.Unix(1770000000, 0), Text: pipeline.NewText(text), Sender: pipeline.Party{ID: "u"},
 		}}
 		var took []float64
-		for range 2*benchRounds + 1 {
+		for range 2*b.rounds + 1 {
 			cpu := threadTime()
 			if _, err := b.detector.Detect(ctx, it); err != nil {
 				return err

@@ -14,7 +14,7 @@ import (
 
 func TestBenchTextMeasuresWhatTheTextPathIsHeldTo(t *testing.T) {
 	var out, fault bytes.Buffer
-	if code := run(t.Context(), []string{"bench", "text", "--messages", "2000", "--json"}, streams{nil, &out, &fault}); code != 0 {
+	if code := run(t.Context(), []string{"bench", "text", "--messages", "2000", "--rounds", "1", "--json"}, streams{nil, &out, &fault}); code != 0 {
 		t.Fatalf("exit status %d: %s", code, fault.String())
 	}
 	var r textResult
@@ -59,7 +59,7 @@ func TestBenchTextTakesMessagesOfOnesOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out, fault bytes.Buffer
-		if code := run(t.Context(), []string{"bench", "text", "--benign", path}, streams{nil, &out, &fault}); code != 0 {
+		if code := run(t.Context(), []string{"bench", "text", "--benign", path, "--rounds", "1"}, streams{nil, &out, &fault}); code != 0 {
 			t.Fatalf("exit status %d: %s", code, fault.String())
 		}
 		for _, want := range []string{"2 messages of 14 bytes", "≤ 0.6", "≥ 80000", "ligatures"} {
@@ -73,7 +73,7 @@ func TestBenchTextTakesMessagesOfOnesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, fault bytes.Buffer
-	if code := run(t.Context(), []string{"bench", "text", "--benign", path}, streams{nil, &out, &fault}); code != 1 || !strings.Contains(fault.String(), "bad.ndjson, line 1") {
+	if code := run(t.Context(), []string{"bench", "text", "--benign", path, "--rounds", "1"}, streams{nil, &out, &fault}); code != 1 || !strings.Contains(fault.String(), "bad.ndjson, line 1") {
 		t.Errorf("exit status %d: %s", code, fault.String())
 	}
 }

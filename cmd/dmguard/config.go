@@ -15,6 +15,7 @@ import (
 	"github.com/dmguard/dmguard/hashdb/lists"
 	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/media"
+	"github.com/dmguard/dmguard/pipeline/secondlook"
 )
 
 // Config is a configuration file. configs/dmguard.yaml explains every key.
@@ -27,6 +28,8 @@ type Config struct {
 	Topics    TopicConfig      `yaml:"topics"`
 	Queue     QueueConfig      `yaml:"queue"`
 	Access    AccessConfig     `yaml:"access"`
+
+	SecondLook secondlook.Config `yaml:"second_look"`
 }
 
 // ListsConfig says where hash lists come from and how far they are believed.
@@ -163,6 +166,9 @@ func (c *Config) validate() error {
 		errs = append(errs, err)
 	}
 	c.Lists.validate(fail)
+	if err := c.SecondLook.Validate(); err != nil {
+		errs = append(errs, err)
+	}
 	atLeast("worker.lanes", int64(c.Worker.Lanes), 0)
 	atLeast("worker.batch", int64(c.Worker.Batch), 1)
 	atLeast("worker.in_flight", int64(c.Worker.InFlight), 1)

@@ -21,11 +21,12 @@ var mayImport = map[string][]string{
 	"hashdb/lists":    {"hashdb", "hashdb/pdq"},
 	"hashdb/pdq":      nil,
 
-	"pipeline":          nil,
-	"pipeline/envelope": {"pipeline"},
-	"pipeline/kafka":    {"pipeline"},
-	"pipeline/media":    {"pipeline"},
-	"pipeline/state":    {"pipeline"},
+	"pipeline":            nil,
+	"pipeline/envelope":   {"pipeline"},
+	"pipeline/kafka":      {"pipeline"},
+	"pipeline/media":      {"pipeline"},
+	"pipeline/secondlook": {"pipeline"},
+	"pipeline/state":      {"pipeline"},
 
 	"detectors":                     {"detectors/...", "hashdb", "hashdb/lists", "pipeline"},
 	"detectors/grooming":            {"hashdb", "pipeline"},

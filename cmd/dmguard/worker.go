@@ -24,6 +24,7 @@ import (
 	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/envelope"
 	"github.com/dmguard/dmguard/pipeline/kafka"
+	"github.com/dmguard/dmguard/pipeline/secondlook"
 	"github.com/dmguard/dmguard/pipeline/state"
 	"github.com/dmguard/dmguard/reviewqueue/evidence"
 )
@@ -98,6 +99,12 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 		return err
 	}
 	defer rules.close()
+	var looker secondlook.Looker
+	if look := rules.config.SecondLook; look.URL != "" {
+		if looker, err = secondlook.Open(look, os.Getenv("DMGUARD_SECOND_LOOK_TOKEN")); err != nil {
+			return err
+		}
+	}
 	rdb, err := rf.client(ctx, log)
 	if err != nil {
 		return err
@@ -108,7 +115,7 @@ func runWorker(ctx context.Context, cl *commandLine) error {
 	}
 	reg := newRegistry()
 	w := &worker{
-		conn: conn, redis: rdb, rules: rules, open: openerWith(keyset, *plain), keys: keyset, sealer: sealer, group: *group,
+		conn: conn, redis: rdb, rules: rules, open: openerWith(keyset, *plain), keys: keyset, sealer: sealer, looker: looker, group: *group,
 		journal: filepath.Join(journal, rules.config.Topics.Prefix+*group), log: log, registry: reg,
 	}
 	return admin.serve(ctx, log, reg, w.ready, w.run)
@@ -123,7 +130,8 @@ type worker struct {
 	keys     *envelope.Reloader // followed for rotations; nil for none
 	sealer   *evidence.Sealer
 	group    string
-	journal  string // folder
+	looker   secondlook.Looker // of second looks; nil for none
+	journal  string            // folder
 	log      *zap.Logger
 	registry prometheus.Registerer
 
@@ -193,16 +201,25 @@ func (w *worker) member(ctx context.Context, metrics *prometheus.Registry) (err 
 	w.source.Store(source)
 	registerSource(metrics, source, memory.Redis)
 
+	publisher := &pipeline.Publisher{
+		Log: producer, Prefix: cfg.Topics.Prefix, MaxRecord: producer.MaxRecordBytes(),
+		Seal: w.sealer.Seal, History: history.Read, Open: w.open,
+	}
+	sinks := []pipeline.Sink{publisher}
+	var desk *secondlook.Desk
+	if w.looker != nil {
+		if desk, err = secondlook.NewDesk(cfg.SecondLook, w.looker, publisher.Annotate, w.log, metrics); err != nil {
+			return err
+		}
+		sinks = append(sinks, desk)
+	}
 	p, err = pipeline.New(pipeline.Config{
 		Source:  source,
 		Open:    w.open,
 		Ruleset: cmp.Or(w.latest.Load(), w.rules.ruleset),
 		Memory:  memory,
-		Sinks: []pipeline.Sink{&pipeline.Publisher{
-			Log: producer, Prefix: cfg.Topics.Prefix, MaxRecord: producer.MaxRecordBytes(),
-			Seal: w.sealer.Seal, History: history.Read, Open: w.open,
-		}},
-		Log: w.log, Journal: journal, Metrics: pipeline.NewMetrics(metrics),
+		Sinks:   sinks,
+		Log:     w.log, Journal: journal, Metrics: pipeline.NewMetrics(metrics),
 		Lanes: cfg.Worker.Lanes, Batch: cfg.Worker.Batch,
 		DetectorTimeout: cfg.Worker.DetectorTimeout, PrepareTimeout: cfg.Worker.PrepareTimeout,
 		DrainTimeout: cfg.Worker.DrainTimeout, StuckAfter: cfg.Worker.StuckAfter,
@@ -225,6 +242,9 @@ func (w *worker) member(ctx context.Context, metrics *prometheus.Registry) (err 
 		})
 	})
 	g.Go(func() error { return w.watchKeys(gctx) })
+	if desk != nil {
+		g.Go(func() error { return desk.Run(gctx) })
+	}
 	g.Go(func() error {
 		err := p.Run(gctx)
 		if !errors.Is(err, pipeline.ErrStuck) {

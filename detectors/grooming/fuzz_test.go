@@ -273,8 +273,10 @@ allow:
 	if err == nil {
 		t.Fatal("taken")
 	}
-	for _, line := range []string{"line 1:", "line 7:", "line 8:", "line 9:", "line 10:", "line 5: weight of rule xx/secrecy/1", "line 13:", "line 16: factor of xx/x", "line 17:", "line 18: unknown key what\n",
-		"line 18: the name of allow entry 2", "line 19: a phrase is"} {
+	for _, line := range []string{
+		"line 1:", "line 7:", "line 8:", "line 9:", "line 10:", "line 5: weight of rule xx/secrecy/1", "line 13:", "line 16: factor of xx/x", "line 17:", "line 18: unknown key what\n",
+		"line 18: the name of allow entry 2", "line 19: a phrase is",
+	} {
 		if !strings.Contains(err.Error(), "p.yaml: "+line) {
 			t.Errorf("no complaint about %s in\n%v", line, err)
 		}

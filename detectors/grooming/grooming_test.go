@@ -336,7 +336,7 @@ func TestStateStaysSmall(t *testing.T) {
 		for i := range 300 {
 			var s state
 			s.decode(data)
-			e := event{id: fmt.Sprintf("%036d", i), sender: rng.Uint64N(uint64(1 + seed%7)), at: start.Unix() + int64(i), prior: rng.Float64(), partition: math.MaxInt32}
+			e := event{id: fmt.Sprintf("%036d", i), sender: rng.Uint64N(1 + seed%7), at: start.Unix() + int64(i), prior: rng.Float64(), partition: math.MaxInt32}
 			e.evidence = evidence{id: []byte(e.id), n: maxItems, offsets: maxContext}
 			for l := range e.weights {
 				e.weights[l] = rng.Float32() * maxWeight
@@ -478,6 +478,17 @@ func TestACueSaidOftenDoesNotHideItself(t *testing.T) {
 	} {
 		if d.lexicon.scan(text, &s); s.cues[secrecy].weight < 1.9 {
 			t.Errorf("%.40q… has weight %v", text, s.cues[secrecy].weight)
+		}
+	}
+	// Whichever of the two is found first.
+	own, err := loadPacks(map[string][]byte{"x": []byte("version: 1\nlanguage: xx\nrules:\n- {label: secrecy, weight: 2, phrases: [a b c]}\nallow:\n" +
+		"- {name: end, factor: 0, phrases: [b c]}\n- {name: behind, factor: 0, phrases: [c d]}\n- {name: before, factor: 0, phrases: [x a]}\n- {name: apart, factor: 0, phrases: [e]}\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]float32{"a b c": 2, "a b c d": 2, "x a b c": 2, "x a b c d": 2, "a b c, b c": 0, "e a b c": 0, "a b c e": 0, "x a, a b c": 0} {
+		if own.scan(text, &s); s.cues[secrecy].weight != want {
+			t.Errorf("%q has weight %v, want %v", text, s.cues[secrecy].weight, want)
 		}
 	}
 	for _, text := range []string{"dont tell your mom. tell your mom", strings.Repeat("dont tell your mom. ", 20) + "tell your mom"} {

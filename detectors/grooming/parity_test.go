@@ -3,6 +3,7 @@ package grooming
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -92,12 +93,8 @@ func (l *log) snapshot() *log {
 	for k, v := range l.replay.recent {
 		c.replay.recent[k] = slices.Clone(v)
 	}
-	for k, v := range l.replay.seen {
-		c.replay.seen[k] = v
-	}
-	for k, v := range l.at {
-		c.at[k] = v
-	}
+	maps.Copy(c.replay.seen, l.replay.seen)
+	maps.Copy(c.at, l.at)
 	return c
 }
 

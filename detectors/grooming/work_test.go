@@ -36,7 +36,7 @@ func paddings(n int) map[string]string {
 				break
 			}
 		}
-		rare.WriteRune([]rune("\ufdfa\u0301\u1100𝐝ßﬁ①ᴅ‏א🙂\u200b가ㆎ㍿")[rng.IntN(15)])
+		rare.WriteRune([]rune("\ufdfa\u0301\u1100𝐝ßﬁ①ᴅ\u200fא🙂\u200b가ㆎ㍿")[rng.IntN(15)])
 		letters.WriteByte("etaoin shrdlu .!'0@-"[rng.IntN(20)])
 	}
 	return map[string]string{
@@ -74,6 +74,7 @@ func TestWorkIsLinearInTheText(t *testing.T) {
 	texts["cues"] = strings.Repeat("dont tell your mom ", pipeline.MaxTextLength/19)
 	texts["cues in disguise"] = strings.Repeat("d0nt t3ll y0ur m0m ", pipeline.MaxTextLength/19)
 	texts["cues and spaces"] = strings.Repeat("d0nt t3ll y0ur m0m"+strings.Repeat(" ", 1000), pipeline.MaxTextLength/1018)
+	texts["cues in disguise beside advice"] = "its a surprise party. " + strings.Repeat("d0nt t3ll y0ur m0m ", pipeline.MaxTextLength/20)
 	for _, name := range slices.Sorted(maps.Keys(texts)) {
 		text := texts[name]
 		var s scratch
@@ -114,9 +115,14 @@ func TestNoPatternSaysTooMuchAtOnce(t *testing.T) {
 func TestPaddingHidesNoCue(t *testing.T) {
 	l := detector(t).lexicon
 	for _, c := range []struct{ name, cue string }{
-		{"plain", "dont tell your mom"}, {"capitals", "DON'T TELL YOUR MOM"}, {"look-alikes", "dоnt tеll yоur mоm"},
-		{"zalgo", "D\u0322\u0338O\u0337N\u0335\u0301T TELL YOUR M\u0336OM"}, {"leet", "d0nt t3ll y0ur m0m"}, {"stretched", "donttttt tellllll your mommmmm"},
-		{"spelt out", "d o n t  t e l l  y o u r  m o m"}, {"bidi", "d\u202eont te\u2066ll your mom"},
+		{"plain", "dont tell your mom"},
+		{"capitals", "DON'T TELL YOUR MOM"},
+		{"look-alikes", "dоnt tеll yоur mоm"},
+		{"zalgo", "D\u0322\u0338O\u0337N\u0335\u0301T TELL YOUR M\u0336OM"},
+		{"leet", "d0nt t3ll y0ur m0m"},
+		{"stretched", "donttttt tellllll your mommmmm"},
+		{"spelt out", "d o n t  t e l l  y o u r  m o m"},
+		{"bidi", "d\u202eont te\u2066ll your mom"},
 	} {
 		size := pipeline.MaxTextLength - utf8.RuneCountInString(c.cue) - 2
 		for name, padding := range paddings(size) {
