@@ -63,7 +63,10 @@ type Training struct {
 	Seed         uint64  `json:"seed"`
 	Dimension    int     `json:"dimension"`
 	Epochs       int     `json:"epochs"`
-	LearningRate float32 `json:"learning_rate"`
+	LearningRate float64 `json:"learning_rate"`
+	MinCount     int     `json:"min_count"`
+	Mixed        float64 `json:"mixed"`
+	Dropped      float64 `json:"dropped"`
 	Messages     int     `json:"messages"`
 }
 

@@ -152,6 +152,43 @@ func TestWhatWordsAddedIsExactlyTheScore(t *testing.T) {
 	}
 }
 
+func TestAPairOfWordsCountsHalfForEach(t *testing.T) {
+	const bits, weight = 12, 20
+	var x extractor
+	x.reset([]byte("red car and red car"))
+	x.next()
+	var row ModelRow
+	for i, pair := range x.block.pair[:x.block.n] {
+		if pair && x.block.word[i] == 1 {
+			row.Row, row.Check = Slot(x.block.hashes[i], bits)
+			row.Weights[gift] = weight
+		}
+	}
+	h := ModelHeader{Bits: bits, Least: 1}
+	h.Calibration.Tails = make([][]float32, labels)
+	file, err := h.Encode([]ModelRow{row})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := loaded(t, file)
+	text := []byte("red car and red car")
+	var got []int32
+	words, _ := m.shares(text, window{0, len(text), 0}, gift, &x)
+	for _, w := range words {
+		got = append(got, w.twice)
+	}
+	if want := []int32{weight, weight, 0, weight, weight}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	// The window may begin between the two.
+	x.reset(text[:3])
+	x.next()
+	words, _ = m.shares(text, window{4, 7, x.previous}, gift, &x)
+	if len(words) != 1 || words[0].twice != 2*weight {
+		t.Errorf("%v", words)
+	}
+}
+
 // naive scores a text with plain arithmetic, window by window.
 func naive(m *MessageModel, text string) (out [labels]float32) {
 	type sum struct {
