@@ -51,9 +51,10 @@ type Config struct {
 	Progress func(done, total int64)
 }
 
-// DefaultConfig returns the settings that the shipped model is trained with.
+// DefaultConfig returns the settings that knew most wordings of the rule packs
+// that were held out of training on the others.
 func DefaultConfig() Config {
-	return Config{Seed: 1, Bits: 17, Dimension: 32, Epochs: 6, LearningRate: 0.3, Least: 24, MinCount: 3, Mixed: 0.3}
+	return Config{Seed: 1, Bits: 17, Dimension: 32, Epochs: 4, LearningRate: 0.1, Least: 24, MinCount: 5, Mixed: 0.5, Dropped: 0.3}
 }
 
 func (c *Config) validate() error {
