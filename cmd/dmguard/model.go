@@ -178,6 +178,9 @@ func printSummary(w io.Writer, name string, s *training.Summary) error {
 			fmt.Fprintf(tw, "%s\t%d\t%.3f\t%.3f\t%.3f\t\n", l.Label, l.Texts, l.Bans2, l.Bans3, l.Others)
 		}
 	}
+	for _, a := range s.Authors {
+		fmt.Fprintf(tw, "author %s\t%d\t%.3f\t%.3f\t\t\n", a.Author, a.Texts, a.Bans2, a.Bans3)
+	}
 	for _, b := range s.Benign {
 		fmt.Fprintf(tw, "%s, without a label\t%d\t%.5f\t%.5f\t\t\n", b.Name, b.Texts, b.Bans2, b.Bans3)
 	}

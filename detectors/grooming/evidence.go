@@ -44,10 +44,15 @@ func (m *MessageModel) read(s *scratch) {
 	}
 	var bans [labels]float64
 	var beyond [labels]float32 // the last step of the calibration, where bans are alike
+	found := false
 	for l := range labels {
-		if e := m.bans(l, r.scores[l]); e > leastBans {
-			bans[l], beyond[l] = e, r.scores[l]-m.tails[l][len(m.tails[l])-1]
+		if r.scores[l] >= m.telling[l] {
+			bans[l], beyond[l] = m.bans(l, r.scores[l]), r.scores[l]-m.tails[l][len(m.tails[l])-1]
+			found = true
 		}
+	}
+	if !found {
+		return
 	}
 	for range modelCues {
 		best := ageProbe

@@ -427,6 +427,39 @@ func TestArithmeticIsCloseToThatOfTheLibrary(t *testing.T) {
 	}
 }
 
+func TestTheSummaryIsOfTheTestSplit(t *testing.T) {
+	corpora := toy(6, 100)
+	_, m, s := train(t, toyConfig(), corpora)
+	var want AuthorSummary
+	want.Author = "b"
+	benign := 0
+	for _, c := range corpora {
+		for _, text := range c.Texts {
+			if text.Split != Test {
+				continue
+			}
+			if text.Labels == 0 {
+				benign++
+				continue
+			}
+			want.Texts++
+			e := m.Evidence(text.Text)
+			for l := range labels {
+				if text.Labels>>l&1 == 1 && e[l] >= 2 {
+					want.Bans2++
+				}
+			}
+		}
+	}
+	want.Bans2 /= float64(want.Texts)
+	if diff := cmp.Diff([]AuthorSummary{want}, s.Authors); diff != "" {
+		t.Error(diff)
+	}
+	if len(s.Benign) != 1 || s.Benign[0].Texts != benign || s.Messages == 0 || s.Rows == 0 || s.File == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestTextsOfTheTestThatWereLearnedFromAreCounted(t *testing.T) {
 	corpora := toy(5, 50)
 	leaked := corpora[0].Texts[0]
