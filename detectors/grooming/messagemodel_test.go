@@ -544,6 +544,38 @@ func TestAllowCuesLowerTheModelToo(t *testing.T) {
 	}
 }
 
+func TestTheModelSpeaksFromThreeBansOn(t *testing.T) {
+	m := madeModel(t, 10, everydayText)
+	for l := range labels {
+		for _, tail := range m.tails[l] {
+			for _, score := range []float32{tail - 0.5, tail, tail + 0.5} {
+				if bans := m.bans(l, score); (bans > leastBans) != (score >= m.telling[l]) {
+					t.Errorf("%v: %v bans at %v, telling from %v", l, bans, score, m.telling[l])
+				}
+			}
+		}
+	}
+	for _, tails := range [][]float32{nil, make([]float32, leastBans*tailsPerBan)} {
+		h := m.header
+		h.Calibration.Tails = slices.Repeat([][]float32{tails}, int(labels))
+		header, err := json.Marshal(&h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if few := loaded(t, assemble(t, header, body(t, madeFile(t, 10, 12, everydayText)))); few.telling[gift] < 1e9 {
+			t.Errorf("calibrated on too little to say so much: telling from %v", few.telling[gift])
+		}
+	}
+}
+
+func TestRuleAndModelAreBothNamed(t *testing.T) {
+	d := detector(t).With(phraseModel(t, "where do you live", placeProbe))
+	f := say(t, newReplay(d), "where do you live")[0].Findings
+	if len(f) != 1 || !strings.Contains(f[0].Reason, "(rule en/place_probe/1; message model: ") || f[0].Score != score(modelWeights[placeProbe]) {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestTheModelSpeaksForTwoLabelsOfAMessageAtMost(t *testing.T) {
 	d := detector(t).With(phraseModel(t, "purple elephant plays chess", pressure, gift, placeProbe, meetUp, imageRequest))
 	r := newReplay(d)

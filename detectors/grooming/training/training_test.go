@@ -48,9 +48,19 @@ func TestTheSameSeedGivesTheSameBytes(t *testing.T) {
 	if m.Digest() != toyDigest {
 		t.Errorf("digest %s, not the one that is written down", m.Digest())
 	}
-	c.Seed++
-	if b, _, _ = train(t, c, toy(1, 200)); bytes.Equal(a, b) {
-		t.Error("another seed gives the same bytes")
+	_, small, _ := train(t, c, toy(1, 40))
+	for name, other := range map[string]func(*Config){
+		"seed": func(c *Config) { c.Seed++ }, "bits": func(c *Config) { c.Bits-- }, "dimension": func(c *Config) { c.Dimension /= 2 },
+		"epochs": func(c *Config) { c.Epochs++ }, "rate": func(c *Config) { c.LearningRate /= 2 }, "least": func(c *Config) { c.Least++ },
+		"count": func(c *Config) { c.MinCount += 40 }, "mixed": func(c *Config) { c.Mixed = 0 }, "dropped": func(c *Config) { c.Dropped = 0.3 },
+	} {
+		c := c
+		other(&c)
+		_, n, _ := train(t, c, toy(1, 40))
+		n.Header().Training = small.Header().Training
+		if cmp.Equal(n.Header(), small.Header()) {
+			t.Errorf("%s: changes nothing", name)
+		}
 	}
 	h := m.Header()
 	want := []grooming.DataSource{
@@ -136,6 +146,27 @@ func TestTheTableSaysWhatTheNetworkSays(t *testing.T) {
 	}
 	if exact == 0 {
 		t.Error("nothing was compared")
+	}
+}
+
+func TestALongBenignTextIsLearnedAsItIsJudged(t *testing.T) {
+	long := strings.Repeat("some words to read here ", 20) // 100 words: seven blocks
+	n := &network{cfg: toyConfig()}
+	n.cfg.MinCount = 1
+	corpora := []*Corpus{{Texts: []Text{{Text: long}, {Text: long, Labels: 1}, {Text: "short"}, {Text: long, Split: Test}}}}
+	n.choose(corpora)
+	n.gather(corpora)
+	var got []uint16
+	last := 0
+	for _, e := range n.examples {
+		got = append(got, e.labels)
+		if e.first != last || e.last <= e.first {
+			t.Errorf("features %d to %d after %d", e.first, e.last, last)
+		}
+		last = e.last
+	}
+	if diff := cmp.Diff([]uint16{0, 0, 0, 0, 1, 0}, got); diff != "" || last != len(n.features) || len(n.benign) != 5 {
+		t.Error(diff)
 	}
 }
 
