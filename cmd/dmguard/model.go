@@ -39,10 +39,11 @@ func groomingDetector(path string) (pipeline.Detector, *grooming.Config, error) 
 		return nil, nil, errors.New("the configuration turns the grooming detector off")
 	}
 	packs, err := rulePacks(cfg)
-	if err != nil {
+	reader, merr := messageModel(cfg)
+	if err := errors.Join(err, merr); err != nil {
 		return nil, nil, err
 	}
-	catalogue, err := detectors.Build(detectors.Config{Grooming: cfg.Detectors.Grooming}, detectors.Deps{RulePacks: packs})
+	catalogue, err := detectors.Build(detectors.Config{Grooming: cfg.Detectors.Grooming}, detectors.Deps{RulePacks: packs, MessageModel: reader})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -56,6 +56,9 @@ func runModelTrain(ctx context.Context, cl *commandLine) error {
 	cl.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "the same seed and data give the same file")
 	cl.IntVar(&cfg.Bits, "bits", cfg.Bits, "the table has 2 to the power of this many rows")
 	cl.IntVar(&cfg.Epochs, "epochs", cfg.Epochs, "how often each text is seen")
+	cl.Float64Var(&cfg.LearningRate, "learning-rate", cfg.LearningRate, "how far a text moves the model at the start; it falls to nothing")
+	cl.Float64Var(&cfg.Mixed, "mixed", cfg.Mixed, "share of the texts with a label that are seen together with a benign one")
+	cl.Float64Var(&cfg.Dropped, "dropped", cfg.Dropped, "share of a text's features that are left out each time it is seen")
 	cl.IntVar(&cfg.MinCount, "min-count", cfg.MinCount, "features seen less often are left out")
 	if err := cl.parse(0, 0); err != nil {
 		return err
@@ -175,6 +178,9 @@ func printSummary(w io.Writer, name string, s *training.Summary) error {
 		if l.Texts > 0 {
 			fmt.Fprintf(tw, "%s\t%d\t%.3f\t%.3f\t%.3f\t\n", l.Label, l.Texts, l.Bans2, l.Bans3, l.Others)
 		}
+	}
+	for _, a := range s.Authors {
+		fmt.Fprintf(tw, "author %s\t%d\t%.3f\t%.3f\t\t\n", a.Author, a.Texts, a.Bans2, a.Bans3)
 	}
 	for _, b := range s.Benign {
 		fmt.Fprintf(tw, "%s, without a label\t%d\t%.5f\t%.5f\t\t\n", b.Name, b.Texts, b.Bans2, b.Bans3)

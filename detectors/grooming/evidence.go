@@ -3,11 +3,13 @@ package grooming
 // How the message model and the rules make one cue of a label. Evidence is
 // counted in bans: 3 say that at most one in 1,000 benign messages reads so much
 // like the label. It becomes a weight, as phrases of the rule packs have one: 0
-// at leastBans, modelWeights at maxBans, in proportion between. Of the model's
+// at leastBans, modelWeights at maxBans, in proportion between; people write
+// hundreds of messages to each other, so what one in a hundred says is nothing.
+// Of the model's
 // weight and that of the strongest rule the greater counts, since both read the
 // same words and neither may take away from the other. Allow-cues lower both
 // alike.
-const leastBans = 2.5
+const leastBans = 3
 
 // modelWeights are what the model says at most, below the strongest rules for
 // the label: it has read more wordings, but nobody chose them one by one.
@@ -42,10 +44,15 @@ func (m *MessageModel) read(s *scratch) {
 	}
 	var bans [labels]float64
 	var beyond [labels]float32 // the last step of the calibration, where bans are alike
+	found := false
 	for l := range labels {
-		if e := m.bans(l, r.scores[l]); e > leastBans {
-			bans[l], beyond[l] = e, r.scores[l]-m.tails[l][len(m.tails[l])-1]
+		if r.scores[l] >= m.telling[l] {
+			bans[l], beyond[l] = m.bans(l, r.scores[l]), r.scores[l]-m.tails[l][len(m.tails[l])-1]
+			found = true
 		}
+	}
+	if !found {
+		return
 	}
 	for range modelCues {
 		best := ageProbe

@@ -535,6 +535,15 @@ func BenchmarkDetectBenign(b *testing.B) {
 	}
 }
 
+func BenchmarkDetectBenignWithModel(b *testing.B) {
+	d := detector(b).With(loaded(b, madeFile(b, 1, 17, everydayText)))
+	it := &pipeline.Item{Message: message("m", "a", everydayText, 0)}
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _ = d.Detect(b.Context(), it)
+	}
+}
+
 func BenchmarkDetectCueWithState(b *testing.B) {
 	d := detector(b)
 	r := newReplay(d)

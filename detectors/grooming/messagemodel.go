@@ -63,7 +63,10 @@ type Training struct {
 	Seed         uint64  `json:"seed"`
 	Dimension    int     `json:"dimension"`
 	Epochs       int     `json:"epochs"`
-	LearningRate float32 `json:"learning_rate"`
+	LearningRate float64 `json:"learning_rate"`
+	MinCount     int     `json:"min_count"`
+	Mixed        float64 `json:"mixed"`
+	Dropped      float64 `json:"dropped"`
 	Messages     int     `json:"messages"`
 }
 
@@ -97,6 +100,9 @@ type MessageModel struct {
 	rows   [][2]uint64 // 16 bytes: the weights, each plus 128, check, two of zero
 	shift  int
 	tails  [labels][]float32
+
+	// telling are the scores from which there are more than leastBans.
+	telling [labels]float32
 }
 
 // MaxModelBytes is the size of the largest file of a message model that is read.
@@ -279,6 +285,10 @@ func (m *MessageModel) fill(body []byte) error {
 	}
 	for l := range labels {
 		m.tails[l] = m.header.Calibration.Tails[l]
+		m.telling[l] = float32(math.Inf(1))
+		if t := m.tails[l]; len(t) > leastBans*tailsPerBan {
+			m.telling[l] = t[leastBans*tailsPerBan]
+		}
 	}
 	return nil
 }

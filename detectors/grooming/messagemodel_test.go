@@ -152,6 +152,43 @@ func TestWhatWordsAddedIsExactlyTheScore(t *testing.T) {
 	}
 }
 
+func TestAPairOfWordsCountsHalfForEach(t *testing.T) {
+	const bits, weight = 12, 20
+	var x extractor
+	x.reset([]byte("red car and red car"))
+	x.next()
+	var row ModelRow
+	for i, pair := range x.block.pair[:x.block.n] {
+		if pair && x.block.word[i] == 1 {
+			row.Row, row.Check = Slot(x.block.hashes[i], bits)
+			row.Weights[gift] = weight
+		}
+	}
+	h := ModelHeader{Bits: bits, Least: 1}
+	h.Calibration.Tails = make([][]float32, labels)
+	file, err := h.Encode([]ModelRow{row})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := loaded(t, file)
+	text := []byte("red car and red car")
+	var got []int32
+	words, _ := m.shares(text, window{0, len(text), 0}, gift, &x)
+	for _, w := range words {
+		got = append(got, w.twice)
+	}
+	if want := []int32{weight, weight, 0, weight, weight}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	// The window may begin between the two.
+	x.reset(text[:3])
+	x.next()
+	words, _ = m.shares(text, window{4, 7, x.previous}, gift, &x)
+	if len(words) != 1 || words[0].twice != 2*weight {
+		t.Errorf("%v", words)
+	}
+}
+
 // naive scores a text with plain arithmetic, window by window.
 func naive(m *MessageModel, text string) (out [labels]float32) {
 	type sum struct {
@@ -504,6 +541,38 @@ func TestAllowCuesLowerTheModelToo(t *testing.T) {
 	}
 	if plain, lowered := score("purple elephant plays chess"), score("its a surprise party, purple elephant plays chess"); plain == 0 || lowered > plain/2 {
 		t.Errorf("%v, and %v beside an allow-cue", plain, lowered)
+	}
+}
+
+func TestTheModelSpeaksFromThreeBansOn(t *testing.T) {
+	m := madeModel(t, 10, everydayText)
+	for l := range labels {
+		for _, tail := range m.tails[l] {
+			for _, score := range []float32{tail - 0.5, tail, tail + 0.5} {
+				if bans := m.bans(l, score); (bans > leastBans) != (score >= m.telling[l]) {
+					t.Errorf("%v: %v bans at %v, telling from %v", l, bans, score, m.telling[l])
+				}
+			}
+		}
+	}
+	for _, tails := range [][]float32{nil, make([]float32, leastBans*tailsPerBan)} {
+		h := m.header
+		h.Calibration.Tails = slices.Repeat([][]float32{tails}, int(labels))
+		header, err := json.Marshal(&h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if few := loaded(t, assemble(t, header, body(t, madeFile(t, 10, 12, everydayText)))); few.telling[gift] < 1e9 {
+			t.Errorf("calibrated on too little to say so much: telling from %v", few.telling[gift])
+		}
+	}
+}
+
+func TestRuleAndModelAreBothNamed(t *testing.T) {
+	d := detector(t).With(phraseModel(t, "where do you live", placeProbe))
+	f := say(t, newReplay(d), "where do you live")[0].Findings
+	if len(f) != 1 || !strings.Contains(f[0].Reason, "(rule en/place_probe/1; message model: ") || f[0].Score != score(modelWeights[placeProbe]) {
+		t.Errorf("%+v", f)
 	}
 }
 

@@ -2,6 +2,8 @@ package training
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/dmguard/dmguard/detectors/grooming"
@@ -19,8 +21,18 @@ type Summary struct {
 	// the training split.
 	Leaked int `json:"test_texts_seen_in_training"`
 
-	Labels []LabelSummary  `json:"labels"`
-	Benign []CorpusSummary `json:"benign"`
+	Labels  []LabelSummary  `json:"labels"`
+	Authors []AuthorSummary `json:"authors"`
+	Benign  []CorpusSummary `json:"benign"`
+}
+
+// AuthorSummary is how many test texts with a label, of one author, have evidence
+// for one of their own labels.
+type AuthorSummary struct {
+	Author string  `json:"author"`
+	Texts  int     `json:"texts"`
+	Bans2  float64 `json:"share_with_2_bans"`
+	Bans3  float64 `json:"share_with_3_bans"`
 }
 
 // LabelSummary is how many test texts of a label have evidence for it.
@@ -45,6 +57,7 @@ type CorpusSummary struct {
 func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus) (*Summary, error) {
 	s := &Summary{Labels: make([]LabelSummary, labels)}
 	seen := map[string]bool{}
+	authors := map[string]*AuthorSummary{}
 	plain := func(text string) string { return strings.Join(strings.Fields(strings.ToLower(text)), " ") }
 	for _, c := range corpora {
 		for i := range c.Texts {
@@ -71,7 +84,7 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 			}
 			most := 0.
 			evidence := m.Evidence(t.Text)
-			others := 0.
+			others, own := 0., 0.
 			for l, bans := range evidence {
 				if bans >= 3 && t.Labels>>l&1 == 0 {
 					others++
@@ -80,11 +93,19 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 			for l, bans := range evidence {
 				most = max(most, bans)
 				if t.Labels>>l&1 == 1 {
+					own = max(own, bans)
 					count(&s.Labels[l].Texts, &s.Labels[l].Bans2, &s.Labels[l].Bans3, bans)
 					s.Labels[l].Others += others
 				}
 			}
-			if t.Labels == 0 {
+			if t.Labels != 0 {
+				a := authors[t.Author]
+				if a == nil {
+					a = &AuthorSummary{Author: t.Author}
+					authors[t.Author] = a
+				}
+				count(&a.Texts, &a.Bans2, &a.Bans3, own)
+			} else {
 				count(&b.Texts, &b.Bans2, &b.Bans3, most)
 			}
 		}
@@ -92,6 +113,11 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 			b.Bans2, b.Bans3 = b.Bans2/float64(b.Texts), b.Bans3/float64(b.Texts)
 			s.Benign = append(s.Benign, b)
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(authors)) {
+		a := authors[name]
+		a.Bans2, a.Bans3 = a.Bans2/float64(a.Texts), a.Bans3/float64(a.Texts)
+		s.Authors = append(s.Authors, *a)
 	}
 	for l := range s.Labels {
 		if n := float64(s.Labels[l].Texts); n > 0 {

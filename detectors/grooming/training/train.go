@@ -16,7 +16,8 @@ func Model(ctx context.Context, cfg Config, corpora []*Corpus) ([]byte, *Summary
 		return nil, nil, err
 	}
 	h := &grooming.ModelHeader{Training: grooming.Training{
-		Seed: cfg.Seed, Dimension: cfg.Dimension, Epochs: cfg.Epochs, LearningRate: cfg.LearningRate, Messages: len(n.examples),
+		Seed: cfg.Seed, Dimension: cfg.Dimension, Epochs: cfg.Epochs, LearningRate: cfg.LearningRate,
+		MinCount: cfg.MinCount, Mixed: cfg.Mixed, Dropped: cfg.Dropped, Messages: len(n.examples),
 	}}
 	for _, c := range corpora {
 		h.Data = append(h.Data, grooming.DataSource{Name: c.Name, Licence: c.Licence, SHA256: c.SHA256, Texts: len(c.Texts)})

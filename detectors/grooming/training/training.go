@@ -34,7 +34,7 @@ type Config struct {
 	Bits         int     // the table has 1<<Bits rows
 	Dimension    int     // of the vectors
 	Epochs       int     // how often each text is seen
-	LearningRate float32 // at the start; it falls to nothing
+	LearningRate float64 // at the start; it falls to nothing
 	Least        int     // a text counts as having this many features at least
 	MinCount     int     // a feature that is seen less often has no row
 
@@ -42,14 +42,19 @@ type Config struct {
 	// benign one, as they would stand in a longer message.
 	Mixed float64
 
+	// Dropped is the share of the features of a text that are left out each time
+	// it is seen.
+	Dropped float64
+
 	// Progress, where it is set, is called now and then with the texts that were
 	// seen of how many.
 	Progress func(done, total int64)
 }
 
-// DefaultConfig returns the settings that the shipped model is trained with.
+// DefaultConfig returns the settings that knew most wordings of the rule packs
+// that were held out of training on the others.
 func DefaultConfig() Config {
-	return Config{Seed: 1, Bits: 17, Dimension: 32, Epochs: 6, LearningRate: 0.3, Least: 24, MinCount: 3, Mixed: 0.3}
+	return Config{Seed: 1, Bits: 17, Dimension: 32, Epochs: 4, LearningRate: 0.1, Least: 24, MinCount: 5, Mixed: 0.5, Dropped: 0.3}
 }
 
 func (c *Config) validate() error {
@@ -69,6 +74,9 @@ func (c *Config) validate() error {
 	}
 	if !(c.Mixed >= 0 && c.Mixed <= 1) {
 		errs = append(errs, fmt.Errorf("mixed is %v: it is 0 to 1", c.Mixed))
+	}
+	if !(c.Dropped >= 0 && c.Dropped < 1) {
+		errs = append(errs, fmt.Errorf("dropped is %v: it is at least 0 and below 1", c.Dropped))
 	}
 	return errors.Join(errs...)
 }
@@ -97,7 +105,7 @@ type network struct {
 	bias    [labels]float32
 
 	hidden, gradient []float32
-	mixed            []uint32
+	mixed, left      []uint32
 }
 
 // fit trains on the texts of the training split.
@@ -143,7 +151,7 @@ func fit(ctx context.Context, cfg Config, corpora []*Corpus) (*network, error) {
 					cfg.Progress(done, total)
 				}
 			}
-			rate := float32(cfg.LearningRate * float32(float32(total-done)/float32(total)))
+			rate := float32(cfg.LearningRate) * float32(float32(total-done)/float32(total))
 			n.learn(&n.examples[i], rate)
 			done++
 		}
@@ -246,11 +254,31 @@ func each(corpora []*Corpus, f func(t *Text, hashes []uint64, first bool)) {
 func (n *network) seen(e *example) []uint32 {
 	rows := n.features[e.first:e.last]
 	if e.labels == 0 || float64(n.intn(1<<20)) >= n.cfg.Mixed*(1<<20) {
-		return rows
+		return n.drop(rows)
 	}
 	b := &n.examples[n.benign[n.intn(len(n.benign))]]
 	n.mixed = append(append(n.mixed[:0], rows...), n.features[b.first:b.last]...)
-	return n.mixed
+	return n.drop(n.mixed)
+}
+
+// drop leaves out some of the rows, so that no feature is relied on alone.
+func (n *network) drop(rows []uint32) []uint32 {
+	if n.cfg.Dropped == 0 {
+		return rows
+	}
+	n.left = n.left[:0]
+	limit := uint32(n.cfg.Dropped * (1 << 16))
+	var bits uint64
+	for i, r := range rows {
+		if i%4 == 0 {
+			bits = n.rng.Uint64()
+		}
+		if uint32(uint16(bits)) >= limit {
+			n.left = append(n.left, r)
+		}
+		bits >>= 16
+	}
+	return n.left
 }
 
 // learn makes one step towards what an example says.

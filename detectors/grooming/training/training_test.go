@@ -23,7 +23,7 @@ import (
 
 // toyDigest names the model that the toy data give, on every processor. It
 // changes with the features, the training and the format, and with nothing else.
-const toyDigest = "0851bf78f40eab793d8ce7e7181f4b66bf9c163cec782e06ff3e4a64ef1c8f91"
+const toyDigest = "944134cbd8d7bc34fc8e24871e2df852ce12b0db80c43d93f4091885e588f8ef"
 
 func train(t *testing.T, cfg Config, corpora []*Corpus) ([]byte, *grooming.MessageModel, *Summary) {
 	t.Helper()
@@ -48,9 +48,19 @@ func TestTheSameSeedGivesTheSameBytes(t *testing.T) {
 	if m.Digest() != toyDigest {
 		t.Errorf("digest %s, not the one that is written down", m.Digest())
 	}
-	c.Seed++
-	if b, _, _ = train(t, c, toy(1, 200)); bytes.Equal(a, b) {
-		t.Error("another seed gives the same bytes")
+	_, small, _ := train(t, c, toy(1, 40))
+	for name, other := range map[string]func(*Config){
+		"seed": func(c *Config) { c.Seed++ }, "bits": func(c *Config) { c.Bits-- }, "dimension": func(c *Config) { c.Dimension /= 2 },
+		"epochs": func(c *Config) { c.Epochs++ }, "rate": func(c *Config) { c.LearningRate /= 2 }, "least": func(c *Config) { c.Least++ },
+		"count": func(c *Config) { c.MinCount += 40 }, "mixed": func(c *Config) { c.Mixed = 0 }, "dropped": func(c *Config) { c.Dropped = 0.3 },
+	} {
+		c := c
+		other(&c)
+		_, n, _ := train(t, c, toy(1, 40))
+		n.Header().Training = small.Header().Training
+		if cmp.Equal(n.Header(), small.Header()) {
+			t.Errorf("%s: changes nothing", name)
+		}
 	}
 	h := m.Header()
 	want := []grooming.DataSource{
@@ -136,6 +146,27 @@ func TestTheTableSaysWhatTheNetworkSays(t *testing.T) {
 	}
 	if exact == 0 {
 		t.Error("nothing was compared")
+	}
+}
+
+func TestALongBenignTextIsLearnedAsItIsJudged(t *testing.T) {
+	long := strings.Repeat("some words to read here ", 20) // 100 words: seven blocks
+	n := &network{cfg: toyConfig()}
+	n.cfg.MinCount = 1
+	corpora := []*Corpus{{Texts: []Text{{Text: long}, {Text: long, Labels: 1}, {Text: "short"}, {Text: long, Split: Test}}}}
+	n.choose(corpora)
+	n.gather(corpora)
+	var got []uint16
+	last := 0
+	for _, e := range n.examples {
+		got = append(got, e.labels)
+		if e.first != last || e.last <= e.first {
+			t.Errorf("features %d to %d after %d", e.first, e.last, last)
+		}
+		last = e.last
+	}
+	if diff := cmp.Diff([]uint16{0, 0, 0, 0, 1, 0}, got); diff != "" || last != len(n.features) || len(n.benign) != 5 {
+		t.Error(diff)
 	}
 }
 
@@ -424,6 +455,39 @@ func TestArithmeticIsCloseToThatOfTheLibrary(t *testing.T) {
 		if want := math.Pow(10, -0.1*float64(i+1)); math.Abs(p-want) > 1e-12*want {
 			t.Errorf("tail %d is %v, not %v", i, p, want)
 		}
+	}
+}
+
+func TestTheSummaryIsOfTheTestSplit(t *testing.T) {
+	corpora := toy(6, 100)
+	_, m, s := train(t, toyConfig(), corpora)
+	var want AuthorSummary
+	want.Author = "b"
+	benign := 0
+	for _, c := range corpora {
+		for _, text := range c.Texts {
+			if text.Split != Test {
+				continue
+			}
+			if text.Labels == 0 {
+				benign++
+				continue
+			}
+			want.Texts++
+			e := m.Evidence(text.Text)
+			for l := range labels {
+				if text.Labels>>l&1 == 1 && e[l] >= 2 {
+					want.Bans2++
+				}
+			}
+		}
+	}
+	want.Bans2 /= float64(want.Texts)
+	if diff := cmp.Diff([]AuthorSummary{want}, s.Authors); diff != "" {
+		t.Error(diff)
+	}
+	if len(s.Benign) != 1 || s.Benign[0].Texts != benign || s.Messages == 0 || s.Rows == 0 || s.File == 0 {
+		t.Errorf("%+v", s)
 	}
 }
 
