@@ -41,7 +41,7 @@ func (f *packFrame) UnmarshalYAML(n *yaml.Node) error {
 }
 
 const (
-	maxConcepts = 256
+	maxConcepts = 512
 	maxWithin   = 12  // words
 	maxParts    = 5   // concepts of a frame
 	maxHeard    = 128 // places of concepts in one sentence that are kept in mind
@@ -50,9 +50,16 @@ const (
 // concepts is a set of concepts by number.
 type concepts [maxConcepts / 64]uint64
 
-func (c *concepts) add(n uint8)            { c[n/64] |= 1 << (n % 64) }
-func (c *concepts) has(n uint8) bool       { return c[n/64]>>(n%64)&1 == 1 }
-func (c *concepts) meets(o *concepts) bool { return c[0]&o[0]|c[1]&o[1]|c[2]&o[2]|c[3]&o[3] != 0 }
+func (c *concepts) add(n uint16)      { c[n/64] |= 1 << (n % 64) }
+func (c *concepts) has(n uint16) bool { return c[n/64]>>(n%64)&1 == 1 }
+func (c *concepts) meets(o *concepts) bool {
+	for i := range c {
+		if c[i]&o[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
 func (c *concepts) union(o *concepts) {
 	for i := range c {
 		c[i] |= o[i]
@@ -70,7 +77,7 @@ type frame struct {
 
 // place is where a concept stands.
 type place struct {
-	concept     uint8
+	concept     uint16
 	first, last int32 // words, by number
 	start, end  int32 // in the folded text
 }
@@ -238,14 +245,14 @@ func (f *frame) forbidden(places []place, from, to int32) bool {
 }
 
 // concept returns the number of a concept, a new one where it is not known yet.
-func (c *compiler) concept(name string, line int) uint8 {
+func (c *compiler) concept(name string, line int) uint16 {
 	n, ok := c.concepts[name]
 	if !ok {
 		if len(c.concepts) == maxConcepts {
 			c.fail(line, "more than %d concepts", maxConcepts)
 			return 0
 		}
-		n = uint8(len(c.concepts))
+		n = uint16(len(c.concepts))
 		c.concepts[name] = n
 	}
 	return n
@@ -305,7 +312,7 @@ func (c *compiler) resolve() {
 		id := uint16(len(c.lex.allFrames))
 		c.lex.allFrames = append(c.lex.allFrames, f)
 		for n := range c.lex.framesOf {
-			if f.all[0].has(uint8(n)) {
+			if f.all[0].has(uint16(n)) {
 				c.lex.framesOf[n] = append(c.lex.framesOf[n], id)
 			}
 		}

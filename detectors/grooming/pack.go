@@ -123,7 +123,7 @@ type rule struct {
 	factor [labels]float32 // of an allow-cue: 1 where it says nothing
 
 	isConcept bool // no cue by itself
-	concept   uint8
+	concept   uint16
 }
 
 // part is one run of words of a phrase: all of it, or what lies between gaps.
@@ -137,7 +137,7 @@ type part struct {
 
 // loadPacks compiles packs, by name, and reports every fault with pack and line.
 func loadPacks(packs map[string][]byte) (*lexicon, error) {
-	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}, languages: map[string]string{}, concepts: map[string]uint8{}}
+	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}, languages: map[string]string{}, concepts: map[string]uint16{}}
 	for _, name := range slices.Sorted(maps.Keys(packs)) {
 		c.pack(name, packs[name])
 	}
@@ -165,7 +165,7 @@ type compiler struct {
 	languages              map[string]string // language → name of its pack
 	folded, squashedView   view
 	name                   string
-	concepts               map[string]uint8
+	concepts               map[string]uint16
 	pending                []pendingFrame
 }
 
@@ -325,7 +325,7 @@ func (c *compiler) phrase(at uint32, text string) error {
 				// The words of a concept may be a phrase too, and those of another concept.
 				key := pattern
 				if r := &c.lex.rules[at]; r.isConcept {
-					key = string([]byte{0, r.concept}) + pattern
+					key = string([]byte{0, byte(r.concept >> 8), byte(r.concept)}) + pattern
 				}
 				if _, ok := c.known[key]; ok {
 					continue
