@@ -481,11 +481,14 @@ func TestAnOlderSnapshotIsRefused(t *testing.T) {
 	b.put(records(t, 0, 10)...)
 	b.publish()
 	old := copyDir(t, b.dir)
-	before := b.load(nil)
-	b.put(records(t, 10, 12)...)
-	b.publish()
 	opt := b.options()
 	opt.Seen = filepath.Join(t.TempDir(), "seen")
+	before, err := Load(opt, nil)
+	if err != nil || before.Err() != nil {
+		t.Fatal(err, before.Err())
+	}
+	b.put(records(t, 10, 12)...)
+	b.publish()
 	l, err := Load(opt, before)
 	if err != nil || l.Err() != nil {
 		t.Fatal(err, l.Err())
@@ -815,7 +818,7 @@ func TestSoManyOfTheKeysMustHaveSigned(t *testing.T) {
 	// The next import knows that it came to be, be it by the same process or another.
 	here := copyDir(t, b.dir)
 	b.put(record(t, 50, 0))
-	if m := b.publish().Manifest; m.Change.Entries == 0 || m.Change.Of != two.Lists[0].Manifest.Total() || m.Number != 3 {
+	if m := b.publish().Manifest; m.Change.Entries == 0 || m.Change.Of != two.Lists[0].Manifest.Total() || m.Number != 3 || m.Base != two.Lists[0].Manifest.Base {
 		t.Errorf("by the same process: %s", m.Text())
 	}
 	b.store.Close()

@@ -72,16 +72,15 @@ func (s *Store) publish(ctx context.Context, p *Publication) (*Published, error)
 	if err := p.Trust.Validate(); err != nil {
 		return nil, err
 	}
+	if s.meta.Intent != nil {
+		if err := s.update(s.settle); err != nil {
+			return nil, err
+		}
+	}
 	current, err := s.current()
 	if err != nil {
 		// Not a manifest: what the records make is put in its place.
 		current = nil
-	}
-	if i := s.meta.Intent; i != nil && current != nil && current.Digest() == i.Digest {
-		// It was signed and put in place while this store was open.
-		if err := s.update(s.settled); err != nil {
-			return nil, err
-		}
 	}
 	_, refused, err := s.Refusals()
 	if err != nil {

@@ -175,7 +175,7 @@ func (s *Store) begin() error {
 		if err := dropStaging(tx, s.meta.Generation); err != nil {
 			return err
 		}
-		if err := s.settle(tx); err != nil {
+		if err := s.settle(tx, &s.meta); err != nil {
 			return err
 		}
 		return s.write(tx, &s.meta)
@@ -202,16 +202,16 @@ func (s *Store) write(tx *bbolt.Tx, m *meta) error {
 	return tx.Bucket(metaBucket).Put(metaKey, value)
 }
 
-// settle finds out whether a snapshot that was about to be put in place was.
-func (s *Store) settle(tx *bbolt.Tx) error {
-	if s.meta.Intent == nil {
+// settle finds out whether a snapshot that was about to be put in place was, by this process or by whoever signed it last.
+func (s *Store) settle(tx *bbolt.Tx, m *meta) error {
+	if m.Intent == nil {
 		return nil
 	}
 	current, err := s.current()
-	if err != nil || current == nil || current.Digest() != s.meta.Intent.Digest {
+	if err != nil || current == nil || current.Digest() != m.Intent.Digest {
 		return nil //nolint:nilerr // whatever is in its place, it is not that one
 	}
-	return s.settled(tx, &s.meta)
+	return s.settled(tx, m)
 }
 
 // settled takes a snapshot that is in place for the one that later changes are counted from.
@@ -283,6 +283,11 @@ func (s *Store) Take(ctx context.Context, origin Origin, update Update, progress
 	}
 	if progress == nil {
 		progress = func(int) {}
+	}
+	if s.meta.Intent != nil { // before records change
+		if err := s.update(s.settle); err != nil {
+			return total, fmt.Errorf("update list %s: %w", s.name, err)
+		}
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	total, err := s.take(ctx, origin, update, progress, now)
