@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -80,8 +81,8 @@ func TestWhereKernelsCannotLockDecodersInCommandsSaySo(t *testing.T) {
 		{"dmguard-without-landlock", []string{"scan", "--decode=sandbox", messages}, 1, false, []string{cannotLockIn, "--decode=in-process"}, nil},
 		{"dmguard-without-landlock", worker, 1, false, []string{cannotLockIn, "--decode=in-process"}, []string{decodedHere}},
 		// These get as far as the servers, which are not there.
-		{"dmguard-without-landlock", append(worker[:len(worker):len(worker)], "--decode=in-process"), 1, false, []string{decodedHere, "127.0.0.1:1"}, []string{cannotLockIn}},
-		{"dmguard-without-landlock", append(worker[:len(worker):len(worker)], "--decode=auto"), 1, false, []string{decodedHere, cannotLockIn, "127.0.0.1:1"}, nil},
+		{"dmguard-without-landlock", append(slices.Clip(worker), "--decode=in-process"), 1, false, []string{decodedHere, "127.0.0.1:1"}, []string{cannotLockIn}},
+		{"dmguard-without-landlock", append(slices.Clip(worker), "--decode=auto"), 1, false, []string{decodedHere, cannotLockIn, "127.0.0.1:1"}, nil},
 		{"dmguard", worker, 1, false, []string{"127.0.0.1:1"}, []string{cannotLockIn, "decoded in this process"}},
 	} {
 		var out, errs bytes.Buffer
