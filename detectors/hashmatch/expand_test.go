@@ -57,8 +57,8 @@ func TestExpansionsRunWhereTheSettingAsks(t *testing.T) {
 		"native":  {[]Expansion{ExpandNative}, []string{"pdq-nn512-v1", "pdq-native-v1"}, ""},
 		"trimmed": {[]Expansion{ExpandTrimmed}, []string{"pdq-nn512-v1", "pdq-nn512-trimmed-v1"}, "of 31, without its border"},
 		"both": {
-			[]Expansion{ExpandTrimmed, ExpandNative},
-			[]string{"pdq-nn512-v1", "pdq-native-v1", "pdq-nn512-trimmed-v1"}, "of 31, without its border",
+			[]Expansion{ExpandTrimmed, ExpandNative}, []string{"pdq-nn512-v1", "pdq-native-v1", "pdq-nn512-trimmed-v1"},
+			"of 31, without its border",
 		},
 	} {
 		item := prepared(t, p.For(lists, c.expand), inline("a", "image/png", bordered))
