@@ -15,12 +15,20 @@ import (
 func TestTrimmingTakesABorderAndNothingElse(t *testing.T) {
 	src := scene(21, 300, 220)
 	grey := color.RGBA{90, 91, 92, 255}
+	noisy := padded(10, 10, grey)(src)
+	for y := range 22 {
+		for x := range 360 {
+			v := uint8(90 + (x*7+y)%12 - 6)
+			noisy.SetRGBA(x, y, color.RGBA{v, v, v, 255})
+		}
+	}
 	for name, c := range map[string]struct {
 		img  image.Image
 		want image.Rectangle // empty for none
 	}{
 		"no border":             {src, image.Rectangle{}},
 		"all round":             {padded(10, 10, grey)(src), image.Rect(30, 22, 330, 242)},
+		"a noisy border":        {noisy, image.Rect(30, 22, 330, 242)},
 		"above and below":       {padded(0, 50, grey)(src), image.Rect(0, 110, 300, 330)},
 		"part of a larger one":  {padded(20, 0, grey)(src).SubImage(image.Rect(20, 0, 420, 220)), image.Rect(60, 0, 360, 220)},
 		"of one colour":         {image.NewGray(image.Rect(0, 0, 300, 300)), image.Rectangle{}},
@@ -57,8 +65,8 @@ func TestExpansionsRunWhereTheSettingAsks(t *testing.T) {
 		"native":  {[]Expansion{ExpandNative}, []string{"pdq-nn512-v1", "pdq-native-v1"}, ""},
 		"trimmed": {[]Expansion{ExpandTrimmed}, []string{"pdq-nn512-v1", "pdq-nn512-trimmed-v1"}, "of 31, without its border"},
 		"both": {
-			[]Expansion{ExpandTrimmed, ExpandNative}, []string{"pdq-nn512-v1", "pdq-native-v1", "pdq-nn512-trimmed-v1"},
-			"of 31, without its border",
+			expand:     []Expansion{ExpandTrimmed, ExpandNative},
+			algorithms: []string{"pdq-nn512-v1", "pdq-native-v1", "pdq-nn512-trimmed-v1"}, reason: "of 31, without its border",
 		},
 	} {
 		item := prepared(t, p.For(lists, c.expand), inline("a", "image/png", bordered))
