@@ -84,7 +84,7 @@ func (s *Set) Entries() iter.Seq2[string, Entry] {
 // unindex returns the hash whose index is w.
 func unindex(kind Kind, w [4]uint64) Hash {
 	switch kind {
-	case PDQ:
+	case PDQ, VPDQ:
 		w = permuted(w, 256, 173)
 	case PHash:
 		w = permuted(w, 64, 45)
@@ -121,7 +121,7 @@ func (s *Set) Nearest(hashes []Hash, most int) []Match {
 	for _, k := range Kinds() {
 		var near []nearest
 		worst := k.Size() * 8
-		if k != PDQ && k != PHash {
+		if !k.isNear() {
 			worst = 0
 		}
 		for q := range hashes {

@@ -35,7 +35,7 @@ func benchHashCommand() *command {
 	return &command{
 		name:    "hash",
 		summary: "measure hashing and decoding of pictures, up to the verdict, beside what is asked of it",
-		example: "dmguard bench hash --time 100ms",
+		example: "dmguard bench hash --time 50ms --large=false",
 		run:     runBenchHash,
 	}
 }

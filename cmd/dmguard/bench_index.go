@@ -37,6 +37,8 @@ func benchIndexCommand() *command {
 
 // What is asked of the index, on one core.
 const (
+	benchBatch = 4096 // records that one batch of an update has
+
 	barEntries = 10_000_000
 	bigEntries = 100_000_000
 )
@@ -508,9 +510,9 @@ func oneBatch(batch lists.Batch) lists.Update {
 // benchRecords are the hashes that every run makes up, as records.
 func benchRecords(n int) lists.Update {
 	return func(yield func(lists.Batch, error) bool) {
-		for from := 0; from < n; from += batchRecords {
+		for from := 0; from < n; from += benchBatch {
 			var batch lists.Batch
-			for i := from; i < min(n, from+batchRecords); i++ {
+			for i := from; i < min(n, from+benchBatch); i++ {
 				batch.Put = append(batch.Put, lists.Record{ID: benchID(i), Hashes: []hashdb.Hash{benchHash(hashdb.PDQ, i)}})
 			}
 			if !yield(batch, nil) {

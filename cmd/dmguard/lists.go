@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -16,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/dmguard/dmguard/hashdb"
+	"github.com/dmguard/dmguard/hashdb/exchange"
 	"github.com/dmguard/dmguard/hashdb/lists"
 )
 
@@ -61,17 +60,41 @@ func listsCommand() *command {
 	}}
 }
 
-// listReader reads a list from where it is supplied: a file, a folder or a URL, as the format has it. checkpoint is
-// where the last update ended, "" at the first.
-type listReader func(ctx context.Context, source, checkpoint string) (lists.Update, error)
-
-// listFormats are the formats that "lists import" reads.
-func listFormats() map[string]listReader {
-	return map[string]listReader{"csv": readCSVList}
+func formatNames() string {
+	names := make([]string, 0, len(exchange.Formats()))
+	for _, f := range exchange.Formats() {
+		names = append(names, string(f))
+	}
+	return strings.Join(names, ", ")
 }
 
-func formatNames() string {
-	return strings.Join(slices.Sorted(maps.Keys(listFormats())), ", ")
+// exchangeOptions are what a format needs to be told.
+type exchangeOptions struct{ columns, categories, credentials string }
+
+func (o *exchangeOptions) add(cl *commandLine) {
+	cl.StringVar(&o.columns, "columns", "", "columns of csv and json that are not called what such columns mostly are, such as `id=uuid,hash=digest,kind=algo`")
+	cl.StringVar(&o.categories, "categories", "", "categories of vics that are taken, and the kind of harm of each, such as `1=csam,2=csam`; without it 1, 2 and 3 as the list's")
+	cl.StringVar(&o.credentials, "credentials", "", "`file`, that only its owner may read, with what the source of an https URL wants to see; else from the environment, "+
+		"such as "+exchange.CredentialsVariable(exchange.NCMEC))
+}
+
+func (o *exchangeOptions) open(cl *commandLine, format, source string, progress func(done, total int64)) (exchange.Source, error) {
+	f, err := exchange.ParseFormat(format)
+	if err != nil {
+		return nil, fmt.Errorf("flag -format: %w", err)
+	}
+	options := exchange.Options{CredentialsFile: o.credentials, Progress: progress}
+	if options.Columns, err = exchange.ParseColumns(o.columns); err != nil {
+		return nil, fmt.Errorf("flag -columns: %w", err)
+	}
+	if o.categories != "" {
+		options.Categories = map[string]string{}
+		for _, pair := range splitList(o.categories) {
+			name, harm, _ := strings.Cut(pair, "=")
+			options.Categories[name] = harm
+		}
+	}
+	return exchange.Open(f, source, cl.in, options)
 }
 
 // listFlags say which lists a command is about.
@@ -158,14 +181,17 @@ func runListsImport(ctx context.Context, cl *commandLine) (err error) {
 	name := cl.String("list", "", "`name` of the list here: letters, digits, dots, hyphens, underscores")
 	var keys string
 	cl.env(&keys, "key", "DMGUARD_LISTS_KEY", "", "private keys to sign with, `files` separated by commas (see \"dmguard lists key\")")
+	var how exchangeOptions
+	how.add(cl)
 	approve := cl.Bool("approve-change", false, "a person has looked at what this update changes: put it in force though it is more than lists.max_change")
 	asJSON := cl.Bool("json", false, "print JSON")
 	if err := cl.parse(1, 1); err != nil {
 		return err
 	}
-	read, known := listFormats()[*format]
-	if !known {
-		return fmt.Errorf("flag -format: %q is none of %s", *format, formatNames())
+	source := cl.args()[0]
+	supply, err := how.open(cl, *format, source, nil)
+	if err != nil {
+		return err
 	}
 	if err := lists.CheckName(*name); err != nil {
 		return fmt.Errorf("flag -list: %w", err)
@@ -189,13 +215,8 @@ func runListsImport(ctx context.Context, cl *commandLine) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	source := cl.args()[0]
-	update, err := read(ctx, source, store.Checkpoint())
-	if err != nil {
-		return err
-	}
 	bar := newProgress(cl.err, "records")
-	sum, taking := store.Take(ctx, lists.Origin{Source: clipSource(source), Format: *format}, update, func(n int) { bar.set(int64(n), 0) })
+	sum, taking := store.Take(ctx, lists.Origin{Source: clipSource(source), Format: *format}, supply(ctx, store.Checkpoint()), func(n int) { bar.set(int64(n), 0) })
 	bar.end()
 	r := importResult{List: *name, Summary: sum}
 	var made *lists.Published
@@ -252,65 +273,4 @@ func clipSource(source string) string {
 		return filepath.Ext(source)
 	}
 	return source
-}
-
-// What a CSV file that is imported may hold.
-const (
-	mostCSVBytes   = 8 << 30
-	mostCSVEntries = 32 << 20
-	batchRecords   = 10_000
-)
-
-// readCSVList reads a file as [hashdb.LoadDir] does, but of any size. It is the whole list.
-func readCSVList(_ context.Context, source, _ string) (lists.Update, error) {
-	return func(yield func(lists.Batch, error) bool) {
-		entries, err := csvEntries(source)
-		if err != nil {
-			yield(lists.Batch{}, err)
-			return
-		}
-		batch := lists.Batch{Replace: true}
-		for len(entries) > 0 {
-			n := slices.IndexFunc(entries, func(e hashdb.Entry) bool { return e.ID != entries[0].ID })
-			if n < 0 {
-				n = len(entries)
-			}
-			r := lists.Record{ID: entries[0].ID, Category: entries[0].Category}
-			for _, e := range entries[:n] {
-				if e.Category != r.Category {
-					yield(lists.Batch{}, fmt.Errorf("%s: entry %s is in two categories, %q and %q", source, r.ID, r.Category, e.Category))
-					return
-				}
-				r.Hashes = append(r.Hashes, e.Hash)
-			}
-			entries = entries[n:]
-			batch.Put = append(batch.Put, r)
-			if len(batch.Put) == batchRecords {
-				if !yield(batch, nil) {
-					return
-				}
-				batch.Put = nil
-			}
-		}
-		yield(batch, nil)
-	}, nil
-}
-
-// csvEntries returns the entries of a file by ID.
-func csvEntries(source string) ([]hashdb.Entry, error) {
-	stat, err := os.Stat(source) // first, since opening a pipe would wait for its writer
-	if err != nil {
-		return nil, err
-	}
-	if !stat.Mode().IsRegular() || stat.Size() > mostCSVBytes {
-		return nil, fmt.Errorf("%s: not a regular file of at most %d bytes", source, int64(mostCSVBytes))
-	}
-	f, err := os.Open(source)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	entries, _, err := hashdb.ReadCSV(source, f, mostCSVEntries)
-	slices.SortStableFunc(entries, func(a, b hashdb.Entry) int { return strings.Compare(a.ID, b.ID) })
-	return entries, err
 }

@@ -9,11 +9,14 @@ import (
 	"github.com/dmguard/dmguard/pipeline/media"
 )
 
+// programs are what the test binary stands in for, by name.
+var programs = map[string]func(){"dmguard": main, "dmguard-poisoned": poisonedWorker}
+
 // TestMain makes the test binary stand in for dmguard: scripts, and tests that
 // start processes, find it in PATH.
 func TestMain(m *testing.M) {
 	if media.ServeSandbox(hashmatch.NewLook()) {
 		return // this was a decoder of a dmguard that a test started
 	}
-	testscript.Main(m, map[string]func(){"dmguard": main, "dmguard-poisoned": poisonedWorker})
+	testscript.Main(m, programs)
 }

@@ -28,6 +28,10 @@ func trimmed(img image.Image) (image.Image, bool) {
 		return nil, false
 	}
 	bounds := img.Bounds()
+	leastX, leastY := max(leastLeft, bounds.Dx()/leastLeftPart), max(leastLeft, bounds.Dy()/leastLeftPart)
+	if bounds.Dx() <= leastX || bounds.Dy() <= leastY {
+		return nil, false
+	}
 	shade := shadeOf(img)
 	inner := bounds
 	row := func(y int) func(i, n int) int {
@@ -36,7 +40,6 @@ func trimmed(img image.Image) (image.Image, bool) {
 	column := func(x int) func(i, n int) int {
 		return func(i, n int) int { return shade(x, inner.Min.Y+i*(inner.Dy()-1)/n) }
 	}
-	leastX, leastY := max(leastLeft, bounds.Dx()/leastLeftPart), max(leastLeft, bounds.Dy()/leastLeftPart)
 	for edge := plain(row(inner.Min.Y)); inner.Dy() > leastY && edge.takes(row(inner.Min.Y)); inner.Min.Y++ {
 	}
 	for edge := plain(row(inner.Max.Y - 1)); inner.Dy() > leastY && edge.takes(row(inner.Max.Y-1)); inner.Max.Y-- {
@@ -74,9 +77,15 @@ func shadeOf(img image.Image) func(x, y int) int {
 		return func(x, y int) int { return int(p.Y[p.YOffset(x, y)]) }
 	case *image.Gray:
 		return func(x, y int) int { return int(p.Pix[p.PixOffset(x, y)]) }
+	case *image.RGBA:
+		return func(x, y int) int { return colourShade(p.Pix[p.PixOffset(x, y):]) }
+	case *image.NRGBA:
+		return func(x, y int) int { return colourShade(p.Pix[p.PixOffset(x, y):]) }
 	}
 	return func(x, y int) int {
 		grey, _ := color.GrayModel.Convert(img.At(x, y)).(color.Gray)
 		return int(grey.Y)
 	}
 }
+
+func colourShade(p []uint8) int { return (299*int(p[0]) + 587*int(p[1]) + 114*int(p[2])) / 1000 }

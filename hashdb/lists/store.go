@@ -377,6 +377,11 @@ func (s *Store) batch(b *Batch, total *Summary, origin Origin, now time.Time) er
 				return err
 			}
 		}
+		for _, skipped := range b.Skipped {
+			if err := c.skip(skipped); err != nil {
+				return err
+			}
+		}
 		*m = c.meta
 		if b.Checkpoint != "" {
 			m.Checkpoint = b.Checkpoint
@@ -440,6 +445,25 @@ func (c *change) put(r *Record) error {
 		if err := c.touch(key, old, value); err != nil {
 			return err
 		}
+	}
+	return c.records.Put(key, value)
+}
+
+// skip tells of what a source held that could not be read. Where the list is being replaced, what it held under that
+// ID is taken over: not to be readable is not to be withdrawn.
+func (c *change) skip(s Skip) error {
+	c.summary.refuse(Refusal{ID: clip(s.ID), Reason: clip(s.Reason)})
+	if c.old == nil || s.ID == "" || len(s.ID) > mostText {
+		return nil
+	}
+	key := []byte(s.ID)
+	value := bytes.Clone(c.old.Get(key))
+	if value == nil || c.records.Get(key) != nil {
+		return nil
+	}
+	c.summary.Unchanged++
+	if err := c.count(value, 1); err != nil {
+		return err
 	}
 	return c.records.Put(key, value)
 }
@@ -558,6 +582,11 @@ func (s *Store) stage(b *Batch, stage *meta, sum *Summary, origin Origin, now ti
 			if err := c.put(&b.Put[i]); err != nil {
 				return err
 			}
+		for _, skipped := range b.Skipped {
+			if err := c.skip(skipped); err != nil {
+				return err
+			}
+		}
 		}
 		for _, id := range b.Delete {
 			if err := c.delete(id); err != nil {

@@ -371,7 +371,9 @@ func TestAlphaIsIgnored(t *testing.T) {
 	for y := range 100 {
 		for x := range 100 {
 			c := at(x, y)
-			c.A = uint8(100 + x)
+			if c.A = uint8(100 + x); y%4 != 3 {
+				c.A = 255 // rows that are read together differ
+			}
 			premultiplied.Set(x, y, c)
 		}
 	}
