@@ -60,6 +60,7 @@ func (c *concepts) meets(o *concepts) bool {
 	}
 	return false
 }
+
 func (c *concepts) union(o *concepts) {
 	for i := range c {
 		c[i] |= o[i]

@@ -582,11 +582,11 @@ func (s *Store) stage(b *Batch, stage *meta, sum *Summary, origin Origin, now ti
 			if err := c.put(&b.Put[i]); err != nil {
 				return err
 			}
-		for _, skipped := range b.Skipped {
-			if err := c.skip(skipped); err != nil {
-				return err
+			for _, skipped := range b.Skipped {
+				if err := c.skip(skipped); err != nil {
+					return err
+				}
 			}
-		}
 		}
 		for _, id := range b.Delete {
 			if err := c.delete(id); err != nil {
