@@ -22,6 +22,11 @@ type Config struct {
 	// "s3://media/key".
 	Stores []string `yaml:"stores"`
 
+	// Origins are where https:// addresses may lead, such as
+	// "https://cdn.example.org"; http:// is possible. None means no web. Addresses
+	// that are not public are never connected to, whatever name leads there.
+	Origins []string `yaml:"origins"`
+
 	// Buckets are stores that are open already, by their address without a
 	// query, such as "mem://media". The caller closes them.
 	Buckets map[string]*blob.Bucket `yaml:"-"`

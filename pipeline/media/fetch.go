@@ -34,6 +34,7 @@ type Fetcher struct {
 	roots      []root
 	buckets    map[string]*blob.Bucket // by address without query
 	ours       []*blob.Bucket          // that Close closes
+	web        *web
 }
 
 type root struct {
@@ -51,6 +52,9 @@ func Open(ctx context.Context, cfg Config) (*Fetcher, error) {
 		}
 	}
 	maps.Copy(f.buckets, cfg.Buckets)
+	var err error
+	f.web, err = newWeb(cfg.Origins)
+	errs = append(errs, err)
 	for _, store := range cfg.Stores {
 		if err := f.openStore(ctx, store); err != nil {
 			errs = append(errs, fmt.Errorf("media: opening store: %w", err))
@@ -107,6 +111,7 @@ func isCloud(scheme string) bool { return scheme == "s3" || scheme == "gs" || sc
 
 // Close closes what [Open] opened.
 func (f *Fetcher) Close() error {
+	f.web.close()
 	var errs []error
 	for _, r := range f.roots {
 		errs = append(errs, r.dir.Close())
@@ -145,15 +150,19 @@ func (f *Fetcher) Fetch(ctx context.Context, uri string) ([]byte, error) {
 	if err != nil || u.Opaque != "" || u.User != nil {
 		return nil, refuse("its address is not of the form SCHEME://STORE/KEY")
 	}
-	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+	onWeb := u.Scheme == "https" || u.Scheme == "http"
+	if !onWeb && (u.RawQuery != "" || u.ForceQuery) || u.Fragment != "" {
 		return nil, refuse("its address has a query or a fragment")
 	}
 	timed, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	var data []byte
-	if u.Scheme == "file" {
+	switch {
+	case u.Scheme == "file":
 		data, err = f.fetchFile(timed, u)
-	} else {
+	case onWeb:
+		data, err = f.fetchWeb(timed, u)
+	default:
 		data, err = f.fetchObject(timed, u)
 	}
 	switch {
@@ -237,10 +246,8 @@ func (f *Fetcher) fetchObject(ctx context.Context, u *url.URL) ([]byte, error) {
 		return nil, refuse("its address names no object of the store")
 	case bucket == nil && (isCloud(u.Scheme) || u.Scheme == "mem"):
 		return nil, refuse("its store is not one of those that are configured")
-	case bucket == nil && (u.Scheme == "http" || u.Scheme == "https" || u.Scheme == "ftp"):
-		return nil, refuse("addresses with %s are not fetched", u.Scheme)
 	case bucket == nil:
-		return nil, refuse("its address is not one of file, s3, gs, azblob, mem")
+		return nil, refuse("its address is not one of file, s3, gs, azblob, mem, https")
 	}
 	r, err := bucket.NewReader(ctx, key, nil)
 	if err != nil {

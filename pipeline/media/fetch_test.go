@@ -186,12 +186,13 @@ func TestFaultsOfTheConfigurationAreReportedTogether(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.MaxBytes = 0
 	cfg.FileRoots = []string{"/nowhere/at/all"}
+	cfg.Origins = []string{"https://cdn.example.org/path"}
 	cfg.Stores = []string{"file:///tmp", "quux://bucket", "mem://", "mem://a/b", "mem://twice", "mem://twice"}
 	_, err := Open(t.Context(), cfg)
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"max_bytes", "/nowhere/at/all", "file_roots", "quux", "mem://: want", "mem://a: want", "twice is named twice"} {
+	for _, want := range []string{"max_bytes", "origins is not", "/nowhere/at/all", "file_roots", "quux", "mem://: want", "mem://a: want", "twice is named twice"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %v", want, err)
 		}
