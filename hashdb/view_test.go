@@ -31,7 +31,7 @@ func viewed(t *testing.T, n int) (*Set, map[string]Entry) {
 	for _, list := range []string{"one", "two"} {
 		l := List{Name: list, Version: "1"}
 		for i := range n {
-			l.Entries = append(l.Entries, entry(list, fmt.Sprint("e", i), Kinds()[i%5]))
+			l.Entries = append(l.Entries, entry(list, fmt.Sprint("e", i), Kinds()[i%len(Kinds())]))
 		}
 		sets = append(sets, mustSet(t, l))
 	}
@@ -44,7 +44,7 @@ func viewed(t *testing.T, n int) (*Set, map[string]Entry) {
 		id := fmt.Sprint("e", 10*i)
 		delete(want, "two/"+id)
 		c.Withdraw = append(c.Withdraw, id)
-		c.Add = append(c.Add, entry("two", fmt.Sprint("n", i), Kinds()[i%5]))
+		c.Add = append(c.Add, entry("two", fmt.Sprint("n", i), Kinds()[i%len(Kinds())]))
 	}
 	if set, err = set.Apply(c); err != nil {
 		t.Fatal(err)
@@ -149,7 +149,7 @@ func TestTheNearestAreThoseThatGoingThroughAllFinds(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 5))
 	for _, most := range []int{1, 3, 40} {
 		for turn := range 20 {
-			query := []Hash{random(r, PDQ), random(r, PDQ), random(r, PHash), random(r, SHA256)}
+			query := []Hash{random(r, PDQ), random(r, PDQ), random(r, VPDQ), random(r, PHash), random(r, SHA256)}
 			if turn%2 == 0 {
 				keys := slices.Sorted(maps.Keys(want))
 				query = append(query, want[keys[r.IntN(len(keys))]].Hash)
@@ -168,7 +168,7 @@ func TestTheNearestAreThoseThatGoingThroughAllFinds(t *testing.T) {
 						}
 						a, b := e.Hash.words(), query[i].words()
 						d := apart(&a, &b, 256)
-						if d > 0 && k != PDQ && k != PHash {
+						if d > 0 && k != VPDQ && k != PDQ && k != PHash {
 							continue
 						}
 						if len(of) == 0 || nearest < 0 || d < of[nearest].Distance {
@@ -212,6 +212,35 @@ func TestTheNearestAreThoseThatGoingThroughAllFinds(t *testing.T) {
 	}
 	if got := (*Set)(nil).Nearest([]Hash{random(r, PDQ)}, 3); got != nil {
 		t.Errorf("of no lists: %v", got)
+	}
+}
+
+func TestOfAVideoTheNearestFrameIsToldOnceHoweverFarItIs(t *testing.T) {
+	frame := mustHash(t, VPDQ, 1)
+	off := func(kind Kind, bytes int) Hash { // by eight bits each
+		h := frame
+		h.kind = kind
+		for i := range bytes {
+			h.bytes[i] ^= 0xff
+		}
+		return h
+	}
+	set := mustSet(t, List{Name: "l", Version: "1", Category: "csam", Entries: []Entry{
+		{Hash: off(VPDQ, 9), ID: "film"}, {Hash: off(VPDQ, 5), ID: "film"}, {Hash: off(VPDQ, 7), ID: "film"},
+		{Hash: off(VPDQ, 6), ID: "other film"},
+		{Hash: off(PDQ, 1), ID: "film"},
+	}})
+	told := func(kind Kind, id string, distance int) Match {
+		return Match{List: "l", ListVersion: "1", Entry: id, Category: "csam", Kind: kind, Distance: distance, Threshold: kind.Threshold()}
+	}
+	film := told(VPDQ, "film", 40)
+	for most, want := range map[int][]Match{1: {film}, 3: {film, told(VPDQ, "other film", 48)}} {
+		if diff := cmp.Diff(want, set.Nearest([]Hash{frame}, most)); diff != "" {
+			t.Errorf("most %d (-want +got):\n%s", most, diff)
+		}
+	}
+	if diff := cmp.Diff([]Match{told(PDQ, "film", 8)}, set.Nearest([]Hash{off(PDQ, 0)}, 3)); diff != "" {
+		t.Errorf("as a picture (-want +got):\n%s", diff)
 	}
 }
 
