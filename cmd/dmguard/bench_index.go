@@ -288,31 +288,21 @@ func (l lookUpTimes) wall(p int) float64 {
 	return l.percentile(p, func(t lookUpTime) time.Duration { return t.wall })
 }
 
+// What is looked up while changes are made goes on until there were some, however little of the processors they get.
+const (
+	fewestChanges = 2 // one of each, where two take turns
+	mostWaited    = time.Minute
+)
+
 // lookUps asks for eight hashes at a time, one of which is an entry with 31 bits changed in every second
 // query, and makes sure that it is found. Meanwhile change is called every 5 ms, if there is one.
 func (b *indexBench) lookUps(ctx context.Context, db *hashdb.DB, n int, long time.Duration, change func(turn int) error) (lookUpTimes, error) {
 	ended := make(chan error, 1)
-	ctx, stop := context.WithTimeout(ctx, long)
+	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		if change == nil {
-			ended <- nil
-			return
-		}
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for turn := int(time.Now().UnixNano() & 0xffffffff); ; turn++ {
-			select {
-			case <-ctx.Done():
-				ended <- nil
-				return
-			case <-tick.C:
-			}
-			if err := change(turn); err != nil {
-				ended <- err
-				return
-			}
-		}
+		defer stop()
+		ended <- changing(ctx, long, change)
 	}()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -336,6 +326,39 @@ func (b *indexBench) lookUps(ctx context.Context, db *hashdb.DB, n int, long tim
 		}
 	}
 	return times, <-ended
+}
+
+// changing calls change every 5 ms, if there is one, until the time is over and there were a few changes.
+func changing(ctx context.Context, long time.Duration, change func(turn int) error) error {
+	over := time.After(long)
+	if change == nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-over:
+			return nil
+		}
+	}
+	tooLong := time.After(long + mostWaited)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	first := int(time.Now().UnixNano() & 0xffffffff)
+	for made, enough := 0, false; !enough || made < fewestChanges; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-over:
+			enough = true
+		case <-tooLong:
+			return fmt.Errorf("%d changes in %v: the run is worth nothing", made, long+mostWaited)
+		case <-tick.C:
+			if err := change(first + made); err != nil {
+				return err
+			}
+			made++
+		}
+	}
+	return nil
 }
 
 // flipped returns a PDQ hash with 31 bits changed.

@@ -2,11 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/dmguard/dmguard/hashdb"
 )
 
 func TestBenchIndexMeasuresWhatTheIndexIsHeldTo(t *testing.T) {
@@ -27,6 +33,36 @@ func TestBenchIndexMeasuresWhatTheIndexIsHeldTo(t *testing.T) {
 	out.Reset()
 	if code := run(t.Context(), args, streams{nil, &out, &fault}); code != 0 || !strings.Contains(out.String(), "≤ 0.5") {
 		t.Errorf("exit status %d, table without a bar: %s", code, out.String())
+	}
+}
+
+func TestBenchIndexChangesWhatItLooksUpHoweverShortItsTime(t *testing.T) {
+	const n = 100
+	b := &indexBench{dir: t.TempDir(), bar: func(unit string) *progress { return newProgress(io.Discard, unit) }}
+	path, _, _, err := b.build(t.Context(), hashdb.PDQ, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, _, err := b.open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var db hashdb.DB
+	db.Replace(set)
+	made := 0
+	if times, err := b.lookUps(t.Context(), &db, n, 0, func(int) error { made++; return nil }); err != nil || made < fewestChanges || len(times) == 0 {
+		t.Errorf("%d changes, %d look-ups, %v", made, len(times), err)
+	}
+	fault := errors.New("no")
+	if _, err := b.lookUps(t.Context(), &db, n, time.Hour, func(int) error { return fault }); !errors.Is(err, fault) {
+		t.Errorf("a change that failed: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := b.lookUps(ctx, &db, n, time.Hour, func(int) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if _, err := b.lookUps(ctx, &db, n, time.Hour, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled, without changes: %v", err)
 	}
 }
 
