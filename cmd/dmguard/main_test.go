@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -18,5 +19,7 @@ func TestMain(m *testing.M) {
 	if media.ServeSandbox(hashmatch.NewLook()) {
 		return // this was a decoder of a dmguard that a test started
 	}
+	// A program under the race detector sleeps for a second before it ends, and tests start hundreds.
+	os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
 	testscript.Main(m, programs)
 }
