@@ -46,66 +46,118 @@ func newAutomaton(patterns []string, values []uint32, fold func(byte) byte) (*au
 		a.class[c] = letters[fold(byte(c))]
 	}
 
-	states := uint32(1)
-	a.next = make([]uint32, a.width)
-	own := map[uint32][]uint32{}
+	t := newTrie()
 	for i, p := range patterns {
-		s := uint32(0)
-		for j := range len(p) {
-			at := s*a.width + uint32(letters[p[j]])
-			if a.next[at] == 0 {
-				if states >= maxStates {
-					return nil, fmt.Errorf("phrases need more than %d states: use fewer alternatives", maxStates)
-				}
-				a.next[at] = states
-				states++
-				a.next = append(a.next, make([]uint32, a.width)...)
-			}
-			s = a.next[at]
-		}
-		if !slices.Contains(own[s], values[i]) {
-			own[s] = append(own[s], values[i])
+		if err := t.add(p, &letters, values[i]); err != nil {
+			return nil, err
 		}
 	}
 
-	fail := make([]uint32, states)
-	queue := make([]uint32, 0, states)
-	for c := range a.width {
-		if s := a.next[c]; s != 0 {
-			queue = append(queue, s)
+	// From the root outwards a state's row is that of the longest other state that its text ends with, but for
+	// its own children. All that it ends with lies nearer to the root and is done.
+	states := uint32(len(t.nodes))
+	a.next = make([]uint32, states*a.width)
+	if len(t.outs[0]) > 0 {
+		for c := range a.width {
+			a.next[c] = accepting
 		}
 	}
+	fail := make([]uint32, states) // by state: the row of that other state
+	queue := make([]uint32, 1, states)
 	for i := 0; i < len(queue); i++ {
 		s := queue[i]
-		f := fail[s]
-		for _, v := range own[f] {
-			if !slices.Contains(own[s], v) {
-				own[s] = append(own[s], v)
-			}
+		row := a.next[s*a.width : (s+1)*a.width]
+		if s != 0 {
+			copy(row, a.next[fail[s]:fail[s]+a.width])
 		}
-		for c := range a.width {
-			at := s*a.width + c
-			if t := a.next[at]; t != 0 {
-				fail[t] = a.next[f*a.width+c]
-				queue = append(queue, t)
-			} else {
-				a.next[at] = a.next[f*a.width+c]
+		for child := t.nodes[s].child; child != 0; child = t.nodes[child].sibling {
+			at := &row[t.nodes[child].letter]
+			f := *at &^ accepting
+			fail[child] = f
+			t.inherit(child, f/a.width)
+			*at = child * a.width
+			if len(t.outs[child]) > 0 {
+				*at |= accepting
 			}
+			queue = append(queue, child)
 		}
 	}
-	a.first = make([]uint32, states+1)
-	for s := range states {
-		a.first[s] = uint32(len(a.outs))
-		a.outs = append(a.outs, own[s]...)
+
+	a.first = make([]uint32, 1, states+1)
+	total := 0
+	for _, outs := range t.outs {
+		total += len(outs)
+		a.first = append(a.first, uint32(total))
 	}
-	a.first[states] = uint32(len(a.outs))
-	for i, s := range a.next {
-		a.next[i] = s * a.width
-		if a.first[s] != a.first[s+1] {
-			a.next[i] |= accepting
-		}
+	a.outs = make([]uint32, 0, total)
+	for _, outs := range t.outs {
+		a.outs = append(a.outs, outs...)
 	}
 	return a, nil
+}
+
+// trie is the tree of all beginnings of patterns. Node 0 is the root.
+type trie struct {
+	nodes []node
+	outs  [][]uint32 // by node: the values of patterns that end there, each once
+
+	last string   // the pattern that was added last
+	path []uint32 // and the nodes of its beginnings
+}
+
+// node is a state. Its children are a list from the one that was added last; 0 ends it.
+type node struct {
+	child, sibling uint32
+	letter         uint8
+}
+
+func newTrie() *trie {
+	return &trie{nodes: make([]node, 1), outs: make([][]uint32, 1), path: []uint32{0}}
+}
+
+func (t *trie) add(p string, letters *[256]uint8, value uint32) error {
+	// Variants of a phrase follow each other and share how they begin.
+	n := 0
+	for n < min(len(p), len(t.last)) && p[n] == t.last[n] {
+		n++
+	}
+	t.last, t.path = p, t.path[:n+1]
+	for _, b := range []byte(p[n:]) {
+		s, letter := t.path[len(t.path)-1], letters[b]
+		child := t.nodes[s].child
+		for child != 0 && t.nodes[child].letter != letter {
+			child = t.nodes[child].sibling
+		}
+		if child == 0 {
+			if len(t.nodes) >= maxStates {
+				return fmt.Errorf("phrases need more than %d states: use fewer alternatives", maxStates)
+			}
+			child = uint32(len(t.nodes))
+			t.nodes = append(t.nodes, node{sibling: t.nodes[s].child, letter: letter})
+			t.nodes[s].child = child
+			t.outs = append(t.outs, nil)
+		}
+		t.path = append(t.path, child)
+	}
+	t.output(t.path[len(p)], value)
+	return nil
+}
+
+func (t *trie) output(s, value uint32) {
+	if !slices.Contains(t.outs[s], value) {
+		t.outs[s] = append(t.outs[s], value)
+	}
+}
+
+// inherit adds to the values of s those of from, which are complete.
+func (t *trie) inherit(s, from uint32) {
+	if len(t.outs[s]) == 0 {
+		t.outs[s] = t.outs[from]
+		return
+	}
+	for _, v := range t.outs[from] {
+		t.output(s, v)
+	}
 }
 
 // step returns the row after reading c in row, and whether patterns end there.
