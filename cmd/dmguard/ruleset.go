@@ -176,7 +176,12 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	named := []any{cfg.Detectors, r.limits, packs, cfg.Lists.Settings}
+	sums := map[string]string{} // as YAML packs would be a line for each of their bytes
+	for name, data := range packs {
+		sum := sha256.Sum256(data)
+		sums[name] = hex.EncodeToString(sum[:])
+	}
+	named := []any{cfg.Detectors, r.limits, sums, cfg.Lists.Settings}
 	if reader != nil {
 		named = append(named, reader.Digest())
 	}
