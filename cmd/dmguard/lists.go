@@ -25,7 +25,7 @@ func listsCommand() *command {
 			example: "dmguard lists import --format csv --list ours known.csv", run: runListsImport,
 		},
 		{
-			name: "lookup", args: "HASH|FILE", summary: "show the entries that are nearest to a hash or a file, also those that do not match",
+			name: "lookup", args: "HASH|FILE", summary: "show the entries that are nearest to a hash or a file, also those that do not match: any file by its digests, pictures and frames of videos by what they show",
 			example: "dmguard lists lookup --kind pdq 13cb5a3e9f6d2c718ab4d2059fe1637c0b58e7a4d1936fc285ae41d70b7c29f6", run: runListsLookup,
 		},
 		{

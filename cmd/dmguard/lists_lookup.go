@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/dmguard/dmguard/hashdb"
 	"github.com/dmguard/dmguard/hashdb/lists"
 	"github.com/dmguard/dmguard/hashdb/pdq"
+	"github.com/dmguard/dmguard/pipeline"
 	"github.com/dmguard/dmguard/pipeline/media"
 )
 
@@ -48,7 +48,7 @@ func runListsLookup(ctx context.Context, cl *commandLine) error {
 	var f listFlags
 	f.add(cl)
 	most := cl.Int("n", 10, "how many entries to show of each kind")
-	kind := cl.String("kind", "", "kind of the hash, where its length leaves a choice: pdq, phash, md5, sha1 or sha256")
+	kind := cl.String("kind", "", "kind of the hash, where its length leaves a choice: pdq, vpdq, phash, md5, sha1 or sha256")
 	asJSON := cl.Bool("json", false, "print JSON")
 	if err := cl.parse(1, 1); err != nil {
 		return err
@@ -70,15 +70,26 @@ func runListsLookup(ctx context.Context, cl *commandLine) error {
 	for _, w := range loaded.Warnings {
 		fmt.Fprintln(cl.err, "dmguard:", w)
 	}
-	asked, hashes, err := lookupHashes(ctx, cl.args()[0], *kind, loaded.Set)
-	if err != nil {
+	l := lookup{set: loaded.Set}
+	if info, err := os.Stat(cl.args()[0]); err == nil && info.Mode().IsRegular() {
+		unseen, err := l.file(ctx, cl.args()[0])
+		if err != nil {
+			return err
+		}
+		switch {
+		case unseen != "" && len(l.asked) == digests:
+			fmt.Fprintf(cl.err, "dmguard: looked up by its digests alone: %s\n", unseen)
+		case unseen != "":
+			fmt.Fprintf(cl.err, "dmguard: not all of it is looked up: %s\n", unseen)
+		}
+	} else if err := l.hash(cl.args()[0], *kind); err != nil {
 		return err
 	}
-	r := lookupResult{Hashes: asked, Entries: []nearestEntry{}}
-	for _, m := range loaded.Set.Nearest(hashes, *most) {
+	r := lookupResult{Hashes: l.asked, Entries: []nearestEntry{}}
+	for _, m := range loaded.Set.Nearest(l.hashes, *most) {
 		r.Entries = append(r.Entries, nearestEntry{
 			List: m.List, ListVersion: m.ListVersion, Entry: m.Entry, Category: m.Category, Kind: m.Kind,
-			Hash: hashes[m.Query].String(), Distance: m.Distance, Threshold: m.Threshold, Matches: m.Distance <= m.Threshold,
+			Hash: l.hashes[m.Query].String(), Distance: m.Distance, Threshold: m.Threshold, Matches: m.Distance <= m.Threshold,
 		})
 	}
 	if *asJSON {
@@ -112,68 +123,123 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// lookupHashes returns the hashes of what a command line names: a file, or a hash itself.
-func lookupHashes(ctx context.Context, what, kindName string, set *hashdb.Set) ([]lookedUp, []hashdb.Hash, error) {
-	if info, err := os.Stat(what); err == nil && info.Mode().IsRegular() {
-		return fileHashes(ctx, what, set)
+// lookup gathers hashes to look up.
+type lookup struct {
+	set    *hashdb.Set
+	asked  []lookedUp
+	hashes []hashdb.Hash
+}
+
+func (l *lookup) add(h hashdb.Hash, quality *int) {
+	if slices.Contains(l.hashes, h) {
+		return // a film stands still
 	}
+	l.asked, l.hashes = append(l.asked, lookedUp{Kind: h.Kind(), Hash: h.String(), Quality: quality}), append(l.hashes, h)
+}
+
+// hash adds what a text may be the hash of.
+func (l *lookup) hash(text, kindName string) error {
 	kinds := hashdb.Kinds()
 	if kindName != "" {
 		k, err := hashdb.ParseKind(kindName)
 		if err != nil {
-			return nil, nil, fmt.Errorf("flag -kind: %w", err)
+			return fmt.Errorf("flag -kind: %w", err)
 		}
 		kinds = []hashdb.Kind{k}
 	}
-	var asked []lookedUp
-	var hashes []hashdb.Hash
 	for _, k := range kinds {
-		h, err := hashdb.ParseHash(k, what)
-		if err != nil {
-			continue
+		if h, err := hashdb.ParseHash(k, text); err == nil {
+			l.add(h, nil)
 		}
-		asked = append(asked, lookedUp{Kind: k, Hash: h.String()})
-		hashes = append(hashes, h)
 	}
-	if len(hashes) == 0 {
-		return nil, nil, fmt.Errorf("%q is neither a file nor the hexadecimal digits of a hash: 16 for phash, 32 for md5, 40 for sha1, 64 for sha256 and pdq", what)
+	if len(l.hashes) == 0 {
+		return fmt.Errorf("%q is neither a file nor the hexadecimal digits of a hash: 16 for phash, 32 for md5, 40 for sha1, 64 for sha256, pdq and vpdq", text)
 	}
-	return asked, hashes, nil
+	return nil
 }
 
-// fileHashes returns what a scanner would look up of a file.
-func fileHashes(ctx context.Context, name string, set *hashdb.Set) ([]lookedUp, []hashdb.Hash, error) {
+const digests = 3 // of every file
+
+// file adds the digests of a file, and what a scanner would look up of a picture or of the frames of a video; a picture may be such a
+// frame too. Of an animation the first frame counts. unseen says why no picture, or not all, was looked at.
+func (l *lookup) file(ctx context.Context, name string) (unseen string, err error) {
+	for _, k := range []hashdb.Kind{hashdb.SHA256, hashdb.SHA1, hashdb.MD5} {
+		_, texts, err := (&fileHasher{kind: k}).file(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		h, err := hashdb.ParseHash(k, texts[0])
+		if err != nil {
+			return "", err
+		}
+		l.add(h, nil)
+	}
+	f, err := openRegular(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
 	decoder, err := media.NewDecoder(media.DefaultConfig())
 	if err != nil {
-		return nil, nil, err
+		return "", err
 	}
-	var asked []lookedUp
-	var hashes []hashdb.Hash
-	for _, k := range hashdb.Kinds() {
-		if k == hashdb.PHash && !set.Has(k) {
-			continue // dear, and there is nothing to compare it with
+	limit := media.DefaultConfig().MaxVideoBytes
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return "", err
+	}
+	if int64(len(data)) > limit {
+		return fmt.Sprintf("larger than %d bytes", limit), nil
+	}
+	var hasher pdq.Hasher
+	result, err := decoder.Decode(ctx, data, func(frame media.Frame) error { return l.frame(&hasher, frame) })
+	switch {
+	case pipeline.IsPermanent(err): // the file's fault
+		return err.Error(), nil
+	case err != nil:
+		return "", err
+	case result.Skipped != "":
+		return result.Skipped, nil
+	case result.Frames == 0:
+		return "not a picture or video that is known", nil
+	}
+	return "", nil
+}
+
+// frame adds the hashes of a picture or of a frame of a video. What is dear is left out where there is nothing to compare it with.
+func (l *lookup) frame(hasher *pdq.Hasher, frame media.Frame) error {
+	if frame.Index > 0 && !frame.Video {
+		return nil
+	}
+	pdqHash := func(k hashdb.Kind, h pdq.Hash, quality int) error {
+		hash, err := hashdb.NewHash(k, h[:])
+		if err == nil {
+			l.add(hash, &quality)
 		}
-		h := &fileHasher{kind: k, mode: pdq.NN512, dihedral: k == hashdb.PDQ, decoder: decoder}
-		quality, texts, err := h.file(ctx, name)
-		if err != nil {
-			if k == hashdb.PDQ || k == hashdb.PHash {
-				continue // not a picture
-			}
-			return nil, nil, err
-		}
-		for _, text := range texts {
-			parsed, err := hashdb.ParseHash(k, text)
-			if err != nil {
-				return nil, nil, err
-			}
-			l := lookedUp{Kind: k, Hash: text}
-			if q, err := strconv.Atoi(quality); err == nil {
-				l.Quality = &q
-			}
-			asked, hashes = append(asked, l), append(hashes, parsed)
+		return err
+	}
+	if l.set.Has(hashdb.VPDQ) {
+		h, quality := hasher.Hash(frame.Image, pdq.Native)
+		if err := pdqHash(hashdb.VPDQ, h, quality); err != nil {
+			return err
 		}
 	}
-	return asked, hashes, nil
+	if !frame.Video || l.set.Has(hashdb.PDQ) {
+		all, quality := hasher.Dihedral(frame.Image, pdq.NN512)
+		for _, h := range all {
+			if err := pdqHash(hashdb.PDQ, h, quality); err != nil {
+				return err
+			}
+		}
+	}
+	if frame.Video || !l.set.Has(hashdb.PHash) {
+		return nil
+	}
+	p, err := hashdb.Perception(frame.Image)
+	if err == nil {
+		l.add(p, nil)
+	}
+	return err
 }
 
 // chosen returns the lists that a command line names, or else all that are there.

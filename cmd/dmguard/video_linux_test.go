@@ -106,6 +106,23 @@ func TestAKnownVideoIsFoundByScan(t *testing.T) {
 	}
 }
 
+func TestAVideoIsLookedUpByItsFrames(t *testing.T) {
+	dir, lists := t.TempDir(), t.TempDir()
+	known, smaller := filepath.Join(dir, "known.mp4"), filepath.Join(dir, "smaller.webm")
+	makeFilm(t, known, generatedVideo("testsrc2", 3)...)
+	makeFilm(t, smaller, "-i", known, "-vf", "scale=240:-2", "-c:v", "libvpx", "-b:v", "400k")
+	if err := os.WriteFile(filepath.Join(lists, "films.csv"), []byte(vpdqList(t, known, "film-7")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, most := range map[string]int{known: 0, smaller: 31} {
+		r, said := lookedUpIn(t, lists, path)
+		if len(r.Entries) != 1 || r.Entries[0].Entry != "film-7" || !r.Entries[0].Matches || r.Entries[0].Distance > most ||
+			r.asked() != "map[md5:1 sha1:1 sha256:1 vpdq:3]" || strings.Contains(said, "looked up") {
+			t.Errorf("%s: %+v: %s", path, r, said)
+		}
+	}
+}
+
 func TestVpdqPrintsALineForEachSecond(t *testing.T) {
 	dir := t.TempDir()
 	film, cut, text := filepath.Join(dir, "film.mp4"), filepath.Join(dir, "cut.mp4"), filepath.Join(dir, "text.mp4")
