@@ -53,26 +53,30 @@ func TestBenchTextTakesMessagesOfOnesOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string][]byte{"a.ndjson": []byte(lines), "a.ndjson.zst": enc.EncodeAll([]byte(lines), nil)} {
-		path := filepath.Join(dir, name)
+	packed := filepath.Join(dir, "a.ndjson.zst")
+	for path, data := range map[string][]byte{filepath.Join(dir, "a.ndjson"): []byte(lines), packed: enc.EncodeAll([]byte(lines), nil)} {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var out, fault bytes.Buffer
-		if code := run(t.Context(), []string{"bench", "text", "--benign", path, "--rounds", "1"}, streams{nil, &out, &fault}); code != 0 {
-			t.Fatalf("exit status %d: %s", code, fault.String())
+		var b textBench
+		if err := b.read(path, 10); err != nil || len(b.messages) != 2 || b.messages[1].Text.Reveal() != "how old are you?" {
+			t.Errorf("%s: %d messages, %v", path, len(b.messages), err)
 		}
-		for _, want := range []string{"2 messages of 14 bytes", "≤ 0.6", "≥ 80000", "ligatures"} {
-			if !strings.Contains(out.String(), want) {
-				t.Errorf("%s: %q is not in\n%s", name, want, out.String())
-			}
+	}
+	var out, fault bytes.Buffer
+	if code := run(t.Context(), []string{"bench", "text", "--benign", packed, "--rounds", "1"}, streams{nil, &out, &fault}); code != 0 {
+		t.Fatalf("exit status %d: %s", code, fault.String())
+	}
+	for _, want := range []string{"2 messages of 14 bytes", "≤ 0.6", "≥ 80000", "ligatures"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
 		}
 	}
 	path := filepath.Join(dir, "bad.ndjson")
 	if err := os.WriteFile(path, []byte("{}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var out, fault bytes.Buffer
+	fault.Reset()
 	if code := run(t.Context(), []string{"bench", "text", "--benign", path, "--rounds", "1"}, streams{nil, &out, &fault}); code != 1 || !strings.Contains(fault.String(), "bad.ndjson, line 1") {
 		t.Errorf("exit status %d: %s", code, fault.String())
 	}
