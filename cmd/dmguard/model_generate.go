@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/dmguard/dmguard/detectors/grooming/evaluation"
 )
 
@@ -36,8 +34,8 @@ func runModelGenerate(ctx context.Context, cl *commandLine) error {
 	authors := cl.String("authors", "", "authors of risky phrases, separated by commas; all without")
 	cl.StringVar(&opt.Obfuscation, "obfuscation", evaluation.Mixed, "how risky turns are disguised: empty for not at all, mixed for some of the conversations, or one of "+joinList(evaluation.Families()))
 	cl.Var(&benign, "benign", "`file` of everyday messages to mix in (NDJSON, also .zst and .gz); may be given several times")
-	lines := cl.Bool("messages", false, "write lines to train on, {\"text\",\"labels\",\"author\",\"split\"}, instead of conversations")
-	out := cl.String("out", "-", "`folder` for messages.ndjson and labels.ndjson (lines.ndjson with --messages), or - for the messages alone on standard output")
+	lines := cl.Int("lines", 0, "write texts to train on instead of conversations: each phrase and line of a script so often, those of the other split once to test, a file a language, and everyday talk")
+	out := cl.String("out", "-", "`folder` for messages.ndjson and labels.ndjson (lines-LANGUAGE.ndjson and talk.messages.ndjson with --lines), or - for the messages alone on standard output")
 	if err := cl.parse(0, 0); err != nil {
 		return err
 	}
@@ -49,6 +47,12 @@ func runModelGenerate(ctx context.Context, cl *commandLine) error {
 	if err != nil {
 		return err
 	}
+	if *lines != 0 {
+		if *lines < 1 || *lines > maxLines || *out == "-" {
+			return fmt.Errorf("--lines is 1 to %d and needs a folder for --out", maxLines)
+		}
+		return writeLines(data, opt.Seed, *lines, *out)
+	}
 	bar := newProgress(cl.err, "messages read")
 	if opt.Filler, err = readFiller(ctx, benign, bar); err != nil {
 		return err
@@ -57,7 +61,7 @@ func runModelGenerate(ctx context.Context, cl *commandLine) error {
 	if err != nil {
 		return err
 	}
-	w := &generated{generator: g, lines: *lines}
+	w := &generated{generator: g}
 	bar = newProgress(cl.err, "conversations")
 	defer bar.end()
 	if *out == "-" {
@@ -67,11 +71,52 @@ func runModelGenerate(ctx context.Context, cl *commandLine) error {
 	if err := os.MkdirAll(*out, 0o750); err != nil {
 		return err
 	}
-	if *lines {
-		return writeFile(filepath.Join(*out, "lines.ndjson"), func(b io.Writer) error { return w.write(ctx, *n, b, io.Discard, bar) })
-	}
 	return writeFile(filepath.Join(*out, "labels.ndjson"), func(labels io.Writer) error {
 		return writeFile(filepath.Join(*out, "messages.ndjson"), func(b io.Writer) error { return w.write(ctx, *n, b, labels, bar) })
+	})
+}
+
+// maxLines is how often a phrase is written to train on at most.
+const maxLines = 100
+
+// writeLines writes what a message model is trained on: the train side so often,
+// the test side once, and everyday talk of the train side.
+func writeLines(data *evaluation.Data, seed uint64, variants int, out string) error {
+	if err := os.MkdirAll(out, 0o750); err != nil {
+		return err
+	}
+	by := map[string][]evaluation.TrainingLine{}
+	for _, l := range append(data.Lines(seed, evaluation.Train, variants), data.Lines(seed, evaluation.Test, 1)...) {
+		by[l.Language] = append(by[l.Language], l)
+	}
+	for language, lines := range by {
+		err := writeFile(filepath.Join(out, "lines-"+language+".ndjson"), func(w io.Writer) error {
+			for i := range lines {
+				b, err := lines[i].Encode()
+				if err == nil {
+					_, err = w.Write(b)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return writeFile(filepath.Join(out, "talk.messages.ndjson"), func(w io.Writer) error {
+		for _, m := range data.TalkMessages(evaluation.Train) {
+			b, err := evaluation.EncodeMessage(m)
+			if err == nil {
+				_, err = w.Write(b)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -88,7 +133,6 @@ func writeFile(name string, write func(io.Writer) error) error {
 
 type generated struct {
 	generator *evaluation.Generator
-	lines     bool
 }
 
 func (g *generated) write(ctx context.Context, n int, messages, labels io.Writer, bar *progress) error {
@@ -97,29 +141,17 @@ func (g *generated) write(ctx context.Context, n int, messages, labels io.Writer
 			return errors.New("interrupted: not all was written")
 		}
 		c := g.generator.Conversation(i)
-		if g.lines {
-			for _, l := range c.TrainingLines() {
-				b, err := json.Marshal(l, json.Deterministic(true))
-				if err != nil {
-					return err
-				}
-				if _, err := messages.Write(append(b, '\n')); err != nil {
-					return fmt.Errorf("writing lines: %w", err)
-				}
-			}
-		} else {
-			for _, m := range c.Messages {
-				b, err := evaluation.EncodeMessage(m)
-				if err != nil {
-					return err
-				}
-				if _, err := messages.Write(b); err != nil {
-					return fmt.Errorf("writing messages: %w", err)
-				}
-			}
-			if err := evaluation.WriteLabels(labels, &c.Labels); err != nil {
+		for _, m := range c.Messages {
+			b, err := evaluation.EncodeMessage(m)
+			if err != nil {
 				return err
 			}
+			if _, err := messages.Write(b); err != nil {
+				return fmt.Errorf("writing messages: %w", err)
+			}
+		}
+		if err := evaluation.WriteLabels(labels, &c.Labels); err != nil {
+			return err
 		}
 		bar.set(int64(i+1), int64(n))
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -51,10 +52,13 @@ func runModelTrain(ctx context.Context, cl *commandLine) error {
 	data := cl.list("data", "`file` of texts with labels, or folder of such files (*.ndjson, *.ndjson.zst); may be repeated")
 	benign := cl.list("benign", "`file` of everyday messages, in the format that scan reads, also packed (.zst); may be repeated")
 	licences := cl.list("licence", "`NAME=LICENCE` of a file or folder, named without what follows the first dot; wanted for each")
+	repeats := cl.list("repeat", "`NAME=N` for a file or folder whose texts are seen so often in an epoch; once without")
 	out := cl.String("out", "", "`file` to write the model to")
 	asJSON := cl.Bool("json", false, "write the summary as JSON")
 	cl.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "the same seed and data give the same file")
 	cl.IntVar(&cfg.Bits, "bits", cfg.Bits, "the table has 2 to the power of this many rows")
+	cl.Float64Var(&cfg.Decay, "decay", cfg.Decay, "how strongly weights are drawn to nothing")
+	cl.IntVar(&cfg.Least, "least", cfg.Least, "a text counts as having this many features at least")
 	cl.IntVar(&cfg.Epochs, "epochs", cfg.Epochs, "how often each text is seen")
 	cl.Float64Var(&cfg.LearningRate, "learning-rate", cfg.LearningRate, "how far a text moves the model at the start; it falls to nothing")
 	cl.Float64Var(&cfg.Mixed, "mixed", cfg.Mixed, "share of the texts with a label that are seen together with a benign one")
@@ -72,7 +76,7 @@ func runModelTrain(ctx context.Context, cl *commandLine) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	corpora, err := readCorpora(*data, *benign, *licences)
+	corpora, err := readCorpora(*data, *benign, *licences, *repeats)
 	if err != nil {
 		return err
 	}
@@ -95,8 +99,11 @@ func runModelTrain(ctx context.Context, cl *commandLine) error {
 	return printSummary(cl.out, *out, summary)
 }
 
+// maxRepeat is how often a text is seen in an epoch at most.
+const maxRepeat = 1000
+
 // readCorpora reads all training data, and reports every fault.
-func readCorpora(data, benign, licences []string) ([]*training.Corpus, error) {
+func readCorpora(data, benign, licences, repeats []string) ([]*training.Corpus, error) {
 	var errs []error
 	licence := map[string]string{}
 	for _, l := range licences {
@@ -106,6 +113,15 @@ func readCorpora(data, benign, licences []string) ([]*training.Corpus, error) {
 		}
 		licence[name] = text
 	}
+	repeat := map[string]int{}
+	for _, r := range repeats {
+		name, text, _ := strings.Cut(r, "=")
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxRepeat {
+			errs = append(errs, fmt.Errorf("flag -repeat: %q is not NAME=N with N from 1 to %d", r, maxRepeat))
+		}
+		repeat[name] = n
+	}
 	var corpora []*training.Corpus
 	read := func(path, name string, how func(path, licence string) (*training.Corpus, error)) {
 		c, err := how(path, licence[name])
@@ -113,6 +129,7 @@ func readCorpora(data, benign, licences []string) ([]*training.Corpus, error) {
 			errs = append(errs, err)
 			return
 		}
+		c.Repeat = repeat[name]
 		corpora = append(corpora, c)
 	}
 	for _, d := range data {

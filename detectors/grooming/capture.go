@@ -93,7 +93,7 @@ func (s *scratch) strengthen() {
 func (c *cue) with(v *view, kind capture, start, end int) {
 	from, to := v.original(start, end)
 	c.contact = kind
-	c.weight = min(maxWeight, c.weight+contactWeight)
+	c.weight = max(c.weight, min(maxWeight, c.weight+contactWeight))
 	c.add(c.rule, 0, span{from, to}, c.disguised)
 }
 

@@ -1,77 +1,62 @@
 package grooming
 
-// How the message model and the rules make one cue of a label. Evidence is
-// counted in bans: 3 say that at most one in 1,000 benign messages reads so much
-// like the label. It becomes a weight, as phrases of the rule packs have one: 0
-// at leastBans, modelWeights at maxBans, in proportion between; people write
-// hundreds of messages to each other, so what one in a hundred says is nothing.
-// Of the model's
-// weight and that of the strongest rule the greater counts, since both read the
-// same words and neither may take away from the other. Allow-cues lower both
-// alike.
-const leastBans = 3
+// How the message model and the rules make one cue of a label.
+//
+// What the model says of a label is a log-odds. That becomes a weight, as phrases
+// of the rule packs have one: 0 at telling, growing by modelGrowth with each
+// log-odds. Of the model's weight and that of the strongest rule the greater
+// counts, since both read the same words and neither may take away from the
+// other. Allow-cues lower both alike, and so does what reads harmless: the model
+// was also trained on what uses the words of the labels to a harmless end, by a
+// parent, a coach, a friend of the same age.
+const (
+	telling     = -1.95 // log-odds
+	modelGrowth = 0.92
+	maxModel    = 4 // as much as a label counts at most
 
-// modelWeights are what the model says at most, below the strongest rules for
-// the label: it has read more wordings, but nobody chose them one by one.
-var modelWeights = [labels]float32{
-	ageProbe:         0.9,
-	placeProbe:       0.9,
-	supervisionProbe: 1.5,
-	secrecy:          1.8,
-	isolation:        1.5,
-	maturityFlattery: 1.6,
-	platformMove:     1.0,
-	gift:             1.2,
-	imageRequest:     1.3,
-	meetUp:           1.1,
-	pressure:         1.3,
-}
-
-// modelCues is for how many labels at most the model adds to what a message
-// says, those with the most evidence: no single message is to look like a whole
-// conversation to it.
-const modelCues = 2
+	// Harmless wording lowers the log-odds of a label by harmlessGrowth for each
+	// log-odds beyond harmlessFrom, and the weight of a rule by a share of it.
+	harmlessFrom   = -1.16
+	harmlessGrowth = 1.31
+	ruleExcused    = 0.25
+	leastRule      = 0.75 // of its weight: a person chose its words
+)
 
 // noRule is the rule of a cue that the model alone found.
 const noRule = ^uint32(0)
 
-// read adds to the cues of a message that was scanned what the model says.
+// read weighs the cues of a message that was scanned by what the model says of
+// it, and adds what the rules have not found.
 func (m *MessageModel) read(s *scratch) {
 	r := &s.opinion
-	m.score(s.folded.b, r)
-	if r.windows[0].to == 0 {
-		return // not a word
-	}
-	var bans [labels]float64
-	var beyond [labels]float32 // the last step of the calibration, where bans are alike
-	found := false
-	for l := range labels {
-		if r.scores[l] >= m.telling[l] {
-			bans[l], beyond[l] = m.bans(l, r.scores[l]), r.scores[l]-m.tails[l][len(m.tails[l])-1]
-			found = true
-		}
-	}
-	if !found {
+	m.score(s.reading.b, r)
+	if !r.words {
 		return
 	}
-	for range modelCues {
-		best := ageProbe
-		for l := range labels {
-			if bans[l] > bans[best] || bans[l] == bans[best] && beyond[l] > beyond[best] {
-				best = l
-			}
+	var weights [labels]float32
+	for l := range labels {
+		excuse := float32(harmlessGrowth * max(0, r.beside[l]-harmlessFrom))
+		weights[l] = modelWeight(r.scores[l] - excuse)
+		c := &s.cues[l]
+		if c.n == 0 || c.disguised { // who hides what is said has not said it harmlessly
+			continue
 		}
-		if bans[best] == 0 {
-			return
+		if c.weight *= max(leastRule, 1-float32(ruleExcused*excuse)); c.weight < minCue {
+			*c = cue{}
 		}
-		m.cue(s, best, bans[best])
-		bans[best] = 0
 	}
+	best := ageProbe
+	for l := range labels {
+		if weights[l] > weights[best] || weights[l] == weights[best] && r.scores[l] > r.scores[best] {
+			best = l
+		}
+	}
+	m.cue(s, best, weights[best])
 }
 
 // cue adds what the model says of one label.
-func (m *MessageModel) cue(s *scratch, l label, bans float64) {
-	weight := modelWeight(l, bans) * s.factor[l]
+func (m *MessageModel) cue(s *scratch, l label, weight float32) {
+	weight *= s.factor[l]
 	c := &s.cues[l]
 	if weight < minCue || weight <= c.weight {
 		return
@@ -79,14 +64,14 @@ func (m *MessageModel) cue(s *scratch, l label, bans float64) {
 	if c.n == 0 {
 		c.rule = noRule
 	}
-	c.weight, c.bans = weight, bans
-	words, _ := m.shares(s.folded.b, s.opinion.windows[l], l, &s.opinion.x)
+	c.weight, c.read, c.bans = weight, true, m.bans(l, s.opinion.scores[l])
+	words, _ := m.shares(s.reading.b, s.opinion.windows[l], l, &s.opinion.x)
 	at := strongest(words)
-	from, to := s.folded.original(at.start, at.end)
+	from, to := s.reading.original(at.start, at.end)
 	c.place(weight, span{from, to})
 }
 
-// modelWeight is 0 below leastBans and never falls with bans.
-func modelWeight(l label, bans float64) float32 {
-	return modelWeights[l] * float32(max(0, min(1, (bans-leastBans)/(maxBans-leastBans))))
+// modelWeight is 0 up to telling, and grows with the log-odds from there.
+func modelWeight(logOdds float32) float32 {
+	return min(maxModel, modelGrowth*max(0, logOdds-telling))
 }

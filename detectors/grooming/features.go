@@ -9,10 +9,11 @@ import (
 
 // What the message model sees of a text are hashes of the words of the folded
 // text, of neighbouring words, and of three to five characters in a row within
-// a word, its edges counted as one each. Numbers of this file are part of the
-// format of a model: featureVersion changes with them.
+// a word, its edges counted as one each. A letter that follows itself counts
+// once, since who stretches words does so anywhere. Numbers of this file are part
+// of the format of a model: featureVersion changes with them.
 const (
-	featureVersion = 1
+	featureVersion = 2
 
 	shortestGram, longestGram = 3, 5
 
@@ -94,7 +95,13 @@ func (x *extractor) add(start, end int, multibyte bool) {
 	// The word with its edges, and room to read eight bytes anywhere in it.
 	var w [maxWordBytes + 2 + 8]byte
 	w[0] = ' '
-	n := copy(w[1:maxWordBytes+1], x.text[start:end]) + 1
+	n := 1
+	for _, c := range x.text[start:end] {
+		if c != w[n-1] || c < 'a' || c > 'z' {
+			w[n] = c
+			n++
+		}
+	}
 	w[n] = ' '
 	n++
 

@@ -128,6 +128,55 @@ func (v *view) squash(u *view) {
 	v.at = append(v.at, u.at[len(u.b)])
 }
 
+// standIns maps what stands in for a letter to the likeliest one, in words that
+// are read one by one.
+var standIns = func() (t [256]byte) {
+	for i, c := range []byte("01345789@$!|+") {
+		t[c] = "oieastbgasiit"[i]
+	}
+	return t
+}()
+
+// repair makes v the reading of u, which looks disguised, that the message model
+// is given: words with stand-ins have their letters, and words that are spelt out
+// letter by letter are joined, up to where the gap is wider.
+func (v *view) repair(u *view) {
+	v.b, v.at, v.stretched = v.b[:0], v.at[:0], u.stretched
+	for i := 0; i < len(u.b); {
+		end, letters := i, false
+		for end < len(u.b) && (wordByte(u.b[end]) != ' ' || standIns[u.b[end]] != 0 && end+1 < len(u.b) && wordByte(u.b[end+1]) != ' ') {
+			letters = letters || u.b[end] >= 'a'
+			end++
+		}
+		if end == i { // no word
+			v.b, v.at = append(v.b, u.b[i]), append(v.at, u.at[i])
+			i++
+			continue
+		}
+		for ; i < end; i++ {
+			c := u.b[i]
+			if l := standIns[c]; letters && l != 0 {
+				c = l
+			}
+			v.b, v.at = append(v.b, c), append(v.at, u.at[i])
+		}
+		if u.spelt(end) {
+			i++ // what stands between two letters of a word
+		}
+	}
+	v.at = append(v.at, u.at[len(u.b)])
+}
+
+// spelt reports whether a single letter ends at end, and after one separator
+// follows another.
+func (v *view) spelt(end int) bool {
+	single := func(i int) bool {
+		return i >= 0 && i < len(v.b) && v.b[i] >= 'a' &&
+			(i == 0 || wordByte(v.b[i-1]) == ' ') && (i+1 == len(v.b) || wordByte(v.b[i+1]) == ' ')
+	}
+	return end < len(v.b) && single(end-1) && single(end+1) && v.at[end+1]-v.at[end] == 1
+}
+
 // disguised reports whether the text looks as if it were written to hide from a
 // filter: stand-ins inside words, words spelt out letter by letter, or letters
 // repeated. Only then is the squashed view consulted, since it sees no words

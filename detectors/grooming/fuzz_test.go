@@ -77,6 +77,37 @@ func TestOnlyTheOddLooksDisguised(t *testing.T) {
 	}
 }
 
+func TestDisguisedWordsAreRepairedForTheModel(t *testing.T) {
+	var u, v view
+	for s, want := range map[string]string{
+		"d0nt t3ll y0ur m0m": "dont tell your mom", "h3y, wh4t t1me at 5?": "hey, what time at 5?", "s e c r e t": "secret",
+		"d o n t  t e l l": "dont tell", "k.e.e.p it": "keep it", "plan b or c": "plan b or c", "m@m & p@pa!": "mam & papa!", "": "", "1 2 3": "1 2 3",
+	} {
+		u.fold(s)
+		v.repair(&u)
+		if string(v.b) != want {
+			t.Errorf("%q is repaired to %q, want %q", s, v.b, want)
+		}
+	}
+}
+
+func FuzzRepairKeepsPlaces(f *testing.F) {
+	f.Add("d0nt  t e l l y@ur ｍ0m!")
+	f.Fuzz(func(t *testing.T, s string) {
+		var u, v view
+		u.fold(s)
+		v.repair(&u)
+		if len(v.at) != len(v.b)+1 || len(v.b) > len(u.b) || !slices.IsSorted(v.at) || int(v.at[len(v.b)]) != len(s) {
+			t.Fatalf("%q: %d places of %d bytes", s, len(v.at), len(v.b))
+		}
+		for i := range v.b {
+			if from, to := v.original(i, i+1); from < 0 || from >= to || to > len(s) {
+				t.Fatalf("%q: byte %d comes from %d to %d", s, i, from, to)
+			}
+		}
+	})
+}
+
 func FuzzAutomatonAgainstNaiveSearch(f *testing.F) {
 	f.Add("a\nab\nbab\nbc\nbca\nc\ncaa", "abccab")
 	f.Add("he\nshe\nhis\nhers", "ushers")

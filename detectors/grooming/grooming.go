@@ -139,7 +139,7 @@ func (d *Detector) With(m *MessageModel) *Detector {
 
 // engine changes with what is built in and changes verdicts: the folding, the
 // constants of the model, the state.
-const engine = "2"
+const engine = "3"
 
 func digest(cfg Config, packs map[string][]byte) string {
 	h := sha256.New()
@@ -180,16 +180,15 @@ func (d *Detector) Detect(_ context.Context, it *pipeline.Item) (pipeline.Answer
 	if found == 0 && len(s.directions) == 0 {
 		return pipeline.Answer{Risk: d.model.conversation(s, at)}, nil
 	}
-	stated := false
 	if age, _, _ := mem.scratch.folded.statedAge(); age > 0 && !it.Repeat {
-		stated = s.states(hashID(m.Sender.ID), age)
+		s.states(hashID(m.Sender.ID), age)
 	}
 	if found == 0 {
-		a := pipeline.Answer{Risk: d.model.conversation(s, at)}
-		if stated {
-			a.State = s.encode()
+		if it.Repeat {
+			return pipeline.Answer{Risk: d.model.conversation(s, at)}, nil
 		}
-		return a, nil
+		s.pass()
+		return pipeline.Answer{Risk: d.model.conversation(s, at), State: s.encode()}, nil
 	}
 
 	findings := make([]pipeline.Finding, 0, found+1)
@@ -248,8 +247,11 @@ func (d *Detector) cueFinding(l label, c *cue) pipeline.Finding {
 	if c.rule != noRule {
 		because = append(because, "rule "+d.lexicon.rules[c.rule].id)
 	}
-	if c.bans > 0 {
+	switch {
+	case c.read && c.bans > 0:
 		because = append(because, fmt.Sprintf("message model: at most one in %.0f everyday messages reads so much like it", math.Floor(math.Pow(10, c.bans)+1e-6)))
+	case c.read:
+		because = append(because, "message model")
 	}
 	reason := labelReasons[l] + " (" + strings.Join(because, "; ") + ")"
 	if c.disguised {
@@ -276,7 +278,7 @@ const maxSupports = 8
 func (d *Detector) alert(findings []pipeline.Finding, s *state, at int64, id string) []pipeline.Finding {
 	who, risk := 0, -1.
 	for i := range s.directions {
-		if r := d.model.risk(&s.directions[i], at); r > risk {
+		if r := d.model.risk(&s.directions[i], at, s.quiet); r > risk {
 			who, risk = i, r
 		}
 	}
@@ -322,7 +324,7 @@ func (d *Detector) reason(s *state, dir *direction, at int64) string {
 		messages = fmt.Sprintf("%d messages", dir.messages)
 	}
 	r := fmt.Sprintf("one sender, %s: %s; without %s the risk would be %.2f",
-		messages, strings.Join(names, ", "), names[0], d.model.without(dir, at, found[0]))
+		messages, strings.Join(names, ", "), names[0], d.model.without(dir, at, s.quiet, found[0]))
 	if p := float64(dir.prior) * priorUnit; p != 0 {
 		r += fmt.Sprintf("; account data count %+.1f in log-odds", p)
 	}

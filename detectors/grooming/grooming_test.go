@@ -203,6 +203,33 @@ func TestAnAlertComesOncePerBandWithEarlierEvidence(t *testing.T) {
 	}
 }
 
+// TestEvidenceFadesWithTheMessages sends what says nothing after cues: the risk
+// falls by as much as the messages say, however they were counted.
+func TestEvidenceFadesWithTheMessages(t *testing.T) {
+	r := newReplay(detector(t))
+	say(t, r, developing...)
+	risk := r.judge(t, message("x0", "b", "ok", 0)).Risk
+	for i := range 700 {
+		a := r.judge(t, message(fmt.Sprint("y", i), "b", "the weather is grey", 0))
+		if a.Risk > risk || a.State == nil {
+			t.Fatalf("message %d: risk %v after %v", i, a.Risk, risk)
+		}
+		risk = a.Risk
+	}
+	if risk > 0.05 {
+		t.Errorf("risk %v after 700 messages", risk)
+	}
+}
+
+func TestFewMessagesHoweverFullOfCuesSayLess(t *testing.T) {
+	all := strings.Join(developing, ". ")
+	one := say(t, newReplay(detector(t)), all)
+	more := say(t, newReplay(detector(t)), developing...)
+	if one[0].Risk >= more[len(more)-1].Risk {
+		t.Errorf("risk %v in one message, %v in %d", one[0].Risk, more[len(more)-1].Risk, len(more))
+	}
+}
+
 func TestARepeatedMessageCountsOnce(t *testing.T) {
 	d := detector(t)
 	once, twice := newReplay(d), newReplay(d)

@@ -15,30 +15,41 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// ModelLabels is how many columns a message model has: the labels of this
-// package in their order, and behind them one that is kept free for what a
-// platform's own model of explicit content says. This project trains nothing
-// for it: its weights are zero and nothing is made of it.
-const ModelLabels = int(labels) + 1
+// ModelColumns is how many columns a message model has: the labels of this
+// package in their order; behind them how much a text reads like those that use
+// the words of the labels to a harmless end; and one that is kept free for what
+// a platform's own model of explicit content says. This project trains nothing
+// for the last: its weights are zero and nothing is made of it.
+const ModelColumns = trained + 1
 
-// reservedLabel is the name of the column that is kept free.
-const reservedLabel = "reserved"
+// trained is how many columns are trained: the labels, and harmless behind them.
+const (
+	trained  = int(labels) + 1
+	harmless = int(labels)
+)
+
+// The names of the columns that are no labels. Texts to learn from may have the
+// first in the place of a label.
+const (
+	HarmlessLabel = "harmless"
+	reservedLabel = "reserved"
+)
 
 // columns returns the names of the columns of a message model.
-func columns() []string { return append(Labels(), reservedLabel) }
+func columns() []string { return append(Labels(), HarmlessLabel, reservedLabel) }
 
 // ModelHeader is what a file says of a message model beside its table.
 type ModelHeader struct {
-	Features    int                  `json:"features"` // version of the features
-	Labels      []string             `json:"labels"`
-	Bits        int                  `json:"bits"` // the table has 1<<bits rows
-	Least       int                  `json:"least"`
-	Bias        [ModelLabels]float32 `json:"bias"`
-	Scale       [ModelLabels]float32 `json:"scale"`
-	Calibration Calibration          `json:"calibration"`
-	Training    Training             `json:"training"`
-	Data        []DataSource         `json:"data"`
-	Rows        int                  `json:"rows"` // that are used
+	Features    int                   `json:"features"` // version of the features
+	Labels      []string              `json:"labels"`
+	Bits        int                   `json:"bits"` // the table has 1<<bits rows
+	Least       int                   `json:"least"`
+	Bias        [ModelColumns]float32 `json:"bias"`
+	Scale       [ModelColumns]float32 `json:"scale"`
+	Calibration Calibration           `json:"calibration"`
+	Training    Training              `json:"training"`
+	Data        []DataSource          `json:"data"`
+	Rows        int                   `json:"rows"` // that are used
 }
 
 // Calibration says how rare a score is among benign messages that were not
@@ -61,9 +72,9 @@ type CorpusSize struct {
 // Training says how a model was made.
 type Training struct {
 	Seed         uint64  `json:"seed"`
-	Dimension    int     `json:"dimension"`
 	Epochs       int     `json:"epochs"`
 	LearningRate float64 `json:"learning_rate"`
+	Decay        float64 `json:"decay"`
 	MinCount     int     `json:"min_count"`
 	Mixed        float64 `json:"mixed"`
 	Dropped      float64 `json:"dropped"`
@@ -82,13 +93,14 @@ type DataSource struct {
 type ModelRow struct {
 	Row     uint32
 	Check   uint16
-	Weights [ModelLabels]int8
+	Weights [ModelColumns]int8
 }
 
 // MessageModel says of a single message how much it reads like those that it was
 // trained on, label by label. It is a table of small numbers, one row a
-// feature: a score is the mean of the rows of the message's features times a
-// scale, and a bias, so that what each word added to it is known exactly. It
+// feature: a score is the sum of the rows of the message's features, times a
+// scale, over the root of their number, and a bias, so that what each word added
+// to it is known exactly. It
 // is immutable.
 //
 // A feature without a row, since training never saw it, counts for nothing. A
@@ -100,16 +112,13 @@ type MessageModel struct {
 	rows   [][2]uint64 // 16 bytes: the weights, each plus 128, check, two of zero
 	shift  int
 	tails  [labels][]float32
-
-	// telling are the scores from which there are more than leastBans.
-	telling [labels]float32
 }
 
 // MaxModelBytes is the size of the largest file of a message model that is read.
 const MaxModelBytes = 4 << 20
 
 const (
-	modelMagic     = "dmguard message model 1\n"
+	modelMagic     = "dmguard message model 2\n"
 	maxHeaderBytes = 1 << 20
 	minBits        = 8
 	maxBits        = 18
@@ -120,7 +129,7 @@ const (
 	// maxBans is the most evidence that a model gives for a label.
 	maxBans = 4
 
-	checkAt = 8 * (ModelLabels - 8) // of the second word
+	checkAt = 8 * (ModelColumns - 8) // of the second word
 )
 
 // Encode returns the file that [LoadModel] reads. Rows have to rise.
@@ -133,7 +142,7 @@ func (h *ModelHeader) Encode(rows []ModelRow) ([]byte, error) {
 	}
 	// By column, which packs better.
 	n := len(rows)
-	body := make([]byte, n*(4+2+ModelLabels))
+	body := make([]byte, n*(4+2+ModelColumns))
 	last := uint32(0)
 	for i, r := range rows {
 		binary.LittleEndian.PutUint32(body[4*i:], r.Row-last)
@@ -194,7 +203,7 @@ func loadModel(data []byte) (*MessageModel, error) {
 	rest, ok := bytes.CutPrefix(data, []byte(modelMagic))
 	if !ok {
 		if bytes.HasPrefix(data, []byte(modelMagic[:len(modelMagic)-2])) {
-			return nil, fmt.Errorf("a version that this program does not read, which is 1")
+			return nil, fmt.Errorf("a version that this program does not read, which is 2")
 		}
 		return nil, errors.New("not a message model")
 	}
@@ -208,7 +217,7 @@ func loadModel(data []byte) (*MessageModel, error) {
 		return nil, errors.New("cut short, or its header is too large")
 	}
 	header := rest[:size]
-	const perRow = 4 + 2 + ModelLabels
+	const perRow = 4 + 2 + ModelColumns
 	body, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(rest[size:])), int64(perRow)<<maxBits+1))
 	if err != nil {
 		return nil, fmt.Errorf("unpacking its table: %w", err)
@@ -246,7 +255,7 @@ func (h *ModelHeader) validate() error {
 	if h.Least < 1 || h.Least > maxLeast {
 		fail("least is %d: it is 1 to %d", h.Least, maxLeast)
 	}
-	for l := range ModelLabels {
+	for l := range ModelColumns {
 		if !finite(h.Bias[l]) || !finite(h.Scale[l]) || h.Scale[l] < 0 {
 			fail("bias or scale of label %d is not a number, or negative", l)
 		}
@@ -278,17 +287,13 @@ func (m *MessageModel) fill(body []byte) error {
 			return errors.New("rows do not rise, lie outside of the table or have no check")
 		}
 		r := &m.rows[row]
-		for l := range ModelLabels {
+		for l := range ModelColumns {
 			r[l/8] |= uint64(body[(6+l)*n+i]^0x80) << (l % 8 * 8)
 		}
 		r[1] |= uint64(check) << checkAt
 	}
 	for l := range labels {
 		m.tails[l] = m.header.Calibration.Tails[l]
-		m.telling[l] = float32(math.Inf(1))
-		if t := m.tails[l]; len(t) > leastBans*tailsPerBan {
-			m.telling[l] = t[leastBans*tailsPerBan]
-		}
 	}
 	return nil
 }
@@ -301,7 +306,7 @@ func (m *MessageModel) Digest() string { return hex.EncodeToString(m.digest[:]) 
 
 // blockSum is what the features of one block add up to.
 type blockSum struct {
-	sums     [ModelLabels]int32
+	sums     [ModelColumns]int32
 	known    int32 // features that have a row
 	from, to int   // in the folded text
 	previous uint64
@@ -324,7 +329,7 @@ func (m *MessageModel) sum(b *block, s *blockSum) {
 			known += hit & 1
 		}
 		s.known += int32(known)
-		for i := range ModelLabels {
+		for i := range ModelColumns {
 			even, odd := e0, o0
 			if i >= 8 {
 				even, odd = e1, o1
@@ -346,16 +351,24 @@ type window struct {
 
 // opinion is what a model says of a message, and its memory, reused.
 type opinion struct {
-	scores  [labels]float32
-	windows [labels]window
-	x       extractor
-	pair    [2]blockSum
+	scores  [trained]float32 // the greatest of any window; of harmless the least
+	windows [labels]window   // with the greatest score
+
+	words bool // there was a word to judge
+
+	// beside is how harmless the window of a label reads: what stands elsewhere in
+	// a message excuses nothing.
+	beside [labels]float32
+
+	x    extractor
+	pair [2]blockSum
 }
 
 // score judges a folded text. A text without words has the scores of nothing.
 func (m *MessageModel) score(text []byte, r *opinion) {
+	r.windows, r.beside = [labels]window{}, [labels]float32{}
 	for l := range r.scores {
-		r.scores[l], r.windows[l] = m.header.Bias[l], window{}
+		r.scores[l] = m.header.Bias[l]
 	}
 	first := true
 	stretches(text, func(text []byte, from int) {
@@ -380,17 +393,27 @@ func (m *MessageModel) score(text []byte, r *opinion) {
 			first = false
 		}
 	})
+	r.words = !first
 }
 
 // judge keeps what is greater in a window than in those before.
 func (m *MessageModel) judge(r *opinion, a, b *blockSum, first bool) {
-	n := float32(max(a.known+b.known, int32(m.header.Least)))
+	n := length(a.known+b.known, m.header.Least)
+	h := m.logit(harmless, a.sums[harmless]+b.sums[harmless], n)
+	if first || h < r.scores[harmless] {
+		r.scores[harmless] = h
+	}
 	for l := range labels {
 		s := m.logit(int(l), a.sums[l]+b.sums[l], n)
 		if first || s > r.scores[l] {
-			r.scores[l], r.windows[l] = s, window{a.from, b.to, a.previous}
+			r.scores[l], r.windows[l], r.beside[l] = s, window{a.from, b.to, a.previous}, h
 		}
 	}
+}
+
+// length is what sums are divided by: the length of the vector of features.
+func length(known int32, least int) float32 {
+	return float32(math.Sqrt(float64(max(known, int32(least)))))
 }
 
 // logit rounds after each operation, so that it is the same on every processor.
@@ -398,9 +421,10 @@ func (m *MessageModel) logit(l int, sum int32, n float32) float32 {
 	return m.header.Bias[l] + float32(float32(float32(sum)*m.header.Scale[l])/n)
 }
 
-// Scores returns the score of a text for each label, as log-odds in the mixture
-// that the model was trained on, which are not those of any traffic.
-func (m *MessageModel) Scores(text string) [ModelLabels - 1]float32 {
+// Scores returns the score of a text for each label, and behind them how
+// harmless it reads, as log-odds in the mixture that the model was trained on,
+// which are not those of any traffic.
+func (m *MessageModel) Scores(text string) [ModelColumns - 1]float32 {
 	var v view
 	var r opinion
 	v.fold(text)
@@ -410,9 +434,11 @@ func (m *MessageModel) Scores(text string) [ModelLabels - 1]float32 {
 
 // Evidence returns what a text says for each label, in bans: 3 where at most one
 // in 1,000 benign messages reads so much like it.
-func (m *MessageModel) Evidence(text string) (e [ModelLabels - 1]float64) {
+func (m *MessageModel) Evidence(text string) (e [labels]float64) {
 	for l, s := range m.Scores(text) {
-		e[l] = m.bans(label(l), s)
+		if l < int(labels) {
+			e[l] = m.bans(label(l), s)
+		}
 	}
 	return e
 }

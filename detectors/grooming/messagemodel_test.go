@@ -32,7 +32,7 @@ func madeFile(t testing.TB, seed uint64, bits int, texts ...string) []byte {
 				}
 				r := ModelRow{}
 				r.Row, r.Check = Slot(h, bits)
-				for l := range labels {
+				for l := range trained {
 					r.Weights[l] = int8(rng.IntN(256) - 128)
 				}
 				rows[r.Row] = r
@@ -47,8 +47,10 @@ func madeFile(t testing.TB, seed uint64, bits int, texts ...string) []byte {
 	}
 	h := ModelHeader{Bits: bits, Least: 20}
 	h.Calibration.Tails = make([][]float32, labels)
+	for l := range trained {
+		h.Bias[l], h.Scale[l] = rng.Float32()-0.5, rng.Float32()/8
+	}
 	for l := range labels {
-		h.Bias[l], h.Scale[l] = rng.Float32()-0.5, rng.Float32()
 		for i := range maxBans * tailsPerBan {
 			h.Calibration.Tails[l] = append(h.Calibration.Tails[l], 100+float32(i))
 		}
@@ -100,7 +102,7 @@ func phraseModel(t testing.TB, phrase string, of ...label) *MessageModel {
 	h := ModelHeader{Bits: bits, Least: 4}
 	h.Calibration.Tails = make([][]float32, labels)
 	for i := range h.Scale {
-		h.Scale[i], h.Bias[i] = 1, -1
+		h.Scale[i], h.Bias[i] = 1, -5
 	}
 	for i := range labels {
 		h.Calibration.Tails[i] = slices.Repeat([]float32{50}, maxBans*tailsPerBan)
@@ -145,7 +147,7 @@ func TestWhatWordsAddedIsExactlyTheScore(t *testing.T) {
 			if sum%2 != 0 {
 				t.Errorf("%.20q: %d halves", text, sum)
 			}
-			if got := m.logit(int(l), sum/2, float32(max(int(known), m.header.Least))); got != r.scores[l] {
+			if got := m.logit(int(l), sum/2, length(known, m.header.Least)); got != r.scores[l] {
 				t.Errorf("%.20q, %v: the words add up to %v, the score is %v", text, l, got, r.scores[l])
 			}
 		}
@@ -190,9 +192,9 @@ func TestAPairOfWordsCountsHalfForEach(t *testing.T) {
 }
 
 // naive scores a text with plain arithmetic, window by window.
-func naive(m *MessageModel, text string) (out [labels]float32) {
+func naive(m *MessageModel, text string) (out [trained]float32) {
 	type sum struct {
-		sums  [labels]int
+		sums  [trained]int
 		known int
 	}
 	var blocks []sum
@@ -204,17 +206,17 @@ func naive(m *MessageModel, text string) (out [labels]float32) {
 			var b [16]byte
 			binary.LittleEndian.PutUint64(b[:], m.rows[row][0])
 			binary.LittleEndian.PutUint64(b[8:], m.rows[row][1])
-			if binary.LittleEndian.Uint16(b[ModelLabels:]) != check {
+			if binary.LittleEndian.Uint16(b[ModelColumns:]) != check {
 				continue
 			}
 			s.known++
-			for l := range labels {
+			for l := range trained {
 				s.sums[l] += int(b[l]) - 128
 			}
 		}
 		blocks = append(blocks, s)
 	})
-	for l := range labels {
+	for l := range trained {
 		out[l] = m.header.Bias[l]
 		for i := range max(1, len(blocks)-1) {
 			if len(blocks) == 0 {
@@ -225,8 +227,8 @@ func naive(m *MessageModel, text string) (out [labels]float32) {
 				all.known += blocks[i+1].known
 				all.sums[l] += blocks[i+1].sums[l]
 			}
-			s := m.logit(int(l), int32(all.sums[l]), float32(max(all.known, m.header.Least)))
-			if i == 0 || s > out[l] {
+			s := m.logit(l, int32(all.sums[l]), length(int32(all.known), m.header.Least))
+			if i == 0 || l < harmless && s > out[l] || l == harmless && s < out[l] {
 				out[l] = s
 			}
 		}
@@ -361,7 +363,7 @@ func TestAWrongModelIsRefused(t *testing.T) {
 	}{
 		"empty":           {nil, "not a message model"},
 		"something else":  {[]byte("version: 1\n"), "not a message model"},
-		"another version": {bytes.Replace(bytes.Clone(good), []byte("model 1\n"), []byte("model 2\n"), 1), "version"},
+		"another version": {bytes.Replace(bytes.Clone(good), []byte("model 2\n"), []byte("model 3\n"), 1), "version"},
 		"cut short":       {good[:len(modelMagic)+10], "cut short"},
 		"half":            {good[:len(good)/2], ""},
 		"digest":          {flip(len(modelMagic)), "damaged"},
@@ -445,6 +447,9 @@ func FuzzLoadModel(f *testing.F) {
 				if math.IsNaN(float64(s)) || math.IsInf(float64(s), 0) {
 					t.Fatalf("score %v", s)
 				}
+				if l == harmless {
+					continue
+				}
 				if e := m.bans(label(l), s); e < 0 || e > maxBans {
 					t.Fatalf("%v bans", e)
 				}
@@ -453,29 +458,16 @@ func FuzzLoadModel(f *testing.F) {
 	})
 }
 
-func TestTheModelOnlyAddsToWhatTheRulesFind(t *testing.T) {
+func TestOfRuleAndModelTheOneThatSaysMoreCounts(t *testing.T) {
 	rulesOnly := detector(t)
 	_, messages := conversations(t)
 	var all []string
 	for _, m := range messages {
 		all = append(all, m.Text.Reveal())
 	}
-	// A model that finds something in nearly everything.
-	file := madeFile(t, 7, 12, all...)
-	h := loaded(t, file).header
-	h.Calibration.Tails = slices.Clone(h.Calibration.Tails)
-	for l := range labels {
-		for i := range h.Calibration.Tails[l] {
-			h.Calibration.Tails[l][i] = -20 + float32(i)
-		}
-	}
-	header, err := json.Marshal(&h)
-	if err != nil {
-		t.Fatal(err)
-	}
-	both := rulesOnly.With(loaded(t, assemble(t, header, body(t, file))))
+	both := rulesOnly.With(madeModel(t, 7, all...)) // which finds something in nearly everything
 	var a, b scratch
-	found := 0
+	found, excused := 0, 0
 	for _, m := range messages {
 		text := m.Text.Reveal()
 		rulesOnly.lexicon.scan(text, &a)
@@ -483,15 +475,25 @@ func TestTheModelOnlyAddsToWhatTheRulesFind(t *testing.T) {
 		both.reader.read(&b)
 		for l := range labels {
 			ca, cb := &a.cues[l], &b.cues[l]
-			if cb.weight < ca.weight || cb.n < ca.n || cb.bans > 0 && cb.weight <= ca.weight || cb.bans == 0 && cb.weight != ca.weight {
-				t.Fatalf("%v: %+v became %+v", l, ca, cb)
+			excuse := harmlessGrowth * max(0, b.opinion.beside[l]-harmlessFrom)
+			rule := ca.weight
+			if !ca.disguised {
+				rule *= max(leastRule, 1-ruleExcused*excuse)
 			}
-			if cb.bans == 0 {
+			if rule < minCue {
+				rule = 0
+			}
+			excused += int(b2i(excuse > 0 && ca.weight > 0))
+			model := min(maxModel, modelGrowth*max(0, b.opinion.scores[l]-excuse-telling)) * b.factor[l]
+			switch {
+			case cb.read && (cb.weight != model || model <= rule), !cb.read && cb.weight != rule:
+				t.Fatalf("%v: %+v became %+v; the rule counts %v, the model %v", l, ca, cb, rule, model)
+			case !cb.read:
 				continue
 			}
 			found++
-			if cb.weight > modelWeights[l] || cb.n == 0 {
-				t.Fatalf("%v: weight %v with %d places", l, cb.weight, cb.n)
+			if cb.n == 0 {
+				t.Fatalf("%v: no place", l)
 			}
 			for _, sp := range cb.spans[:cb.n] {
 				if sp.start < 0 || sp.start >= sp.end || sp.end > len(text) || !utf8.ValidString(text[sp.start:sp.end]) {
@@ -500,8 +502,55 @@ func TestTheModelOnlyAddsToWhatTheRulesFind(t *testing.T) {
 			}
 		}
 	}
-	if found == 0 {
-		t.Error("the model found nothing")
+	if found == 0 || excused == 0 {
+		t.Errorf("the model found %d cues and excused %d", found, excused)
+	}
+}
+
+// TestHarmlessWordingExcusesRuleAndModel judges one message by models that differ
+// in how harmless they call it.
+func TestHarmlessWordingExcusesRuleAndModel(t *testing.T) {
+	const text = "do not tell your mom about us"
+	last, plain := math.Inf(1), 0.
+	for _, h := range []float32{-30, -1.2, -0.8, -0.5, 0, 30} {
+		m := phraseModel(t, "about us", gift)
+		m.header.Bias[harmless], m.header.Scale[gift] = h, 0.01
+		scores := map[string]float64{}
+		for _, f := range say(t, newReplay(detector(t).With(m)), text)[0].Findings {
+			scores[f.Label] = f.Score
+		}
+		if sum := scores["gift"] + scores["secrecy"]; sum > last || h > harmlessFrom && h <= 0 && sum == last {
+			t.Errorf("harmless by %v: %v after %v", h, scores, last)
+		} else {
+			last = sum
+		}
+		switch {
+		case h < harmlessFrom && (scores["gift"] == 0 || scores["secrecy"] == 0):
+			t.Errorf("harmless by %v: %v", h, scores)
+		case h < harmlessFrom:
+			plain = scores["secrecy"]
+		case h == 30 && (scores["gift"] > 0 || math.Abs(scores["secrecy"]-plain*leastRule) > 1e-6):
+			t.Errorf("harmless by %v: %v, and %v without", h, scores, plain)
+		}
+	}
+}
+
+func TestWhatIsDisguisedIsNotExcused(t *testing.T) {
+	m := phraseModel(t, "x", gift)
+	m.header.Bias[harmless] = 30
+	open, hidden := "do not tell your mom about us", "d0 n0t t3ll y0ur m0m ab0ut us"
+	score := func(d *Detector, text string) float64 {
+		for _, f := range say(t, newReplay(d), text)[0].Findings {
+			if f.Label == "secrecy" {
+				return f.Score
+			}
+		}
+		return 0
+	}
+	rules := detector(t)
+	both := rules.With(m)
+	if score(both, open) >= score(rules, open) || score(both, hidden) != score(rules, hidden) || score(rules, hidden) <= score(rules, open) {
+		t.Errorf("open %v and %v, hidden %v and %v", score(rules, open), score(both, open), score(rules, hidden), score(both, hidden))
 	}
 }
 
@@ -544,63 +593,38 @@ func TestAllowCuesLowerTheModelToo(t *testing.T) {
 	}
 }
 
-func TestTheModelSpeaksFromThreeBansOn(t *testing.T) {
-	m := madeModel(t, 10, everydayText)
-	for l := range labels {
-		for _, tail := range m.tails[l] {
-			for _, score := range []float32{tail - 0.5, tail, tail + 0.5} {
-				if bans := m.bans(l, score); (bans > leastBans) != (score >= m.telling[l]) {
-					t.Errorf("%v: %v bans at %v, telling from %v", l, bans, score, m.telling[l])
-				}
-			}
-		}
-	}
-	for _, tails := range [][]float32{nil, make([]float32, leastBans*tailsPerBan)} {
-		h := m.header
-		h.Calibration.Tails = slices.Repeat([][]float32{tails}, int(labels))
-		header, err := json.Marshal(&h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if few := loaded(t, assemble(t, header, body(t, madeFile(t, 10, 12, everydayText)))); few.telling[gift] < 1e9 {
-			t.Errorf("calibrated on too little to say so much: telling from %v", few.telling[gift])
-		}
-	}
-}
-
 func TestRuleAndModelAreBothNamed(t *testing.T) {
 	d := detector(t).With(phraseModel(t, "where do you live", placeProbe))
 	f := say(t, newReplay(d), "where do you live")[0].Findings
-	if len(f) != 1 || !strings.Contains(f[0].Reason, "(rule en/place_probe/1; message model: ") || f[0].Score != score(modelWeights[placeProbe]) {
+	if len(f) != 1 || !strings.Contains(f[0].Reason, "(rule en/place_probe/1; message model: ") || f[0].Score != score(maxModel) {
 		t.Errorf("%+v", f)
 	}
 }
 
-func TestTheModelSpeaksForTwoLabelsOfAMessageAtMost(t *testing.T) {
+func TestTheModelSpeaksForOneLabelOfAMessage(t *testing.T) {
 	d := detector(t).With(phraseModel(t, "purple elephant plays chess", pressure, gift, placeProbe, meetUp, imageRequest))
 	r := newReplay(d)
 	var got []string
 	for _, f := range say(t, r, "purple elephant plays chess")[0].Findings {
 		got = append(got, f.Label)
 	}
-	if want := []string{"image_request", "meet_up"}; !slices.Equal(got, want) { // where it is farthest beyond the calibration
+	if want := []string{"image_request"}; !slices.Equal(got, want) { // of which it is surest
 		t.Errorf("%v, want %v", got, want)
 	}
 }
 
 func TestModelWeightIsMonotoneAndBounded(t *testing.T) {
-	for l := range labels {
-		last := float32(0)
-		for e := range 10 * tailsPerBan {
-			w := modelWeight(l, float64(e)/tailsPerBan)
-			if w < last || w > modelWeights[l] || w > maxWeight || float64(e)/tailsPerBan <= leastBans && w != 0 {
-				t.Errorf("%v: weight %v at %d tenths of a ban, after %v", l, w, e, last)
-			}
-			last = w
+	last := float32(0)
+	for i := range 200 {
+		logOdds := float32(i-100) / 10
+		w := modelWeight(logOdds)
+		if w < last || w > maxModel || (w > 0) != (logOdds > telling) {
+			t.Errorf("weight %v at %v, after %v", w, logOdds, last)
 		}
-		if last != modelWeights[l] {
-			t.Errorf("%v: at most %v", l, last)
-		}
+		last = w
+	}
+	if last != maxModel {
+		t.Errorf("at most %v", last)
 	}
 }
 

@@ -13,7 +13,8 @@ type cue struct {
 	rule      uint32
 	disguised bool
 	contact   capture        // that makes it stronger
-	bans      float64        // of the message model, where it says more than the rules
+	read      bool           // the message model says more than the rules
+	bans      float64        // then, how rare that is among everyday messages
 	spans     [maxSpans]span // of the original
 	weights   [maxSpans]float32
 	n         int
@@ -22,6 +23,8 @@ type cue struct {
 // scratch is the memory of one scan, reused.
 type scratch struct {
 	folded, squashed view
+	repaired         view  // where the text looks disguised
+	reading          *view // that the message model is given
 	cues             [labels]cue
 	allowed          [maxAllowed]allowed
 	allows           int
@@ -105,7 +108,10 @@ func (l *lexicon) scan(text string, s *scratch) {
 	s.folded.fold(text)
 	s.work = work{folded: len(s.folded.b)}
 	l.scanWords(s)
+	s.reading = &s.folded
 	if s.folded.disguised() {
+		s.repaired.repair(&s.folded)
+		s.reading = &s.repaired
 		s.squashed.squash(&s.folded)
 		l.scanSquashed(text, s)
 	}
@@ -124,11 +130,18 @@ func (l *lexicon) weaken(s *scratch) {
 		}
 	}
 	for i := range s.cues {
-		if s.cues[i].weight *= factor[i]; s.cues[i].weight < minCue {
-			s.cues[i] = cue{}
+		c := &s.cues[i]
+		if c.weight *= factor[i]; c.disguised {
+			c.weight = min(maxWeight, c.weight*hidden)
+		}
+		if c.weight < minCue {
+			*c = cue{}
 		}
 	}
 }
+
+// hidden is how much more is said by a cue that was disguised.
+const hidden = 1.3
 
 // allow keeps an allow-cue, unless it is part of a cue: "don't tell your mom"
 // holds "tell your mom". Cues come in the order of their ends.

@@ -10,6 +10,7 @@ import (
 // first cue.
 type state struct {
 	alerted    uint8 // the highest band that was alerted
+	quiet      uint8 // messages of the conversation since the tallies were last decayed
 	partition  int32 // that the offsets of evidence lie in
 	directions []direction
 	evidence   []evidence
@@ -97,6 +98,7 @@ const (
 	priorUnit  = 1. / 64
 	drift      = 0.1 // taken off a sum at every message with a cue
 	maxSum     = 8
+	maxTally   = 1<<12 - 1 // of the strongest cue, in weightUnit: what the format has room for
 	maxCount   = 63
 )
 
@@ -120,6 +122,8 @@ func step(s *state, e *event, m *model) {
 			s.evidence[i].offsets = 0 // they mean nothing in another partition
 		}
 	}
+	s.pass()
+	s.fade()
 	i := s.direction(e.sender, e.at, m)
 	d := &s.directions[i]
 	d.decay(e.at, m)
@@ -130,13 +134,42 @@ func step(s *state, e *event, m *model) {
 		sum := max(0, float64(t.sum)*weightUnit-drift)
 		if w > 0 {
 			sum = min(maxSum, sum+float64(w))
-			t.max = max(t.max, uint16(math.Round(float64(w)/weightUnit)))
+			t.max = max(t.max, uint16(math.Round(min(maxTally, float64(w)/weightUnit))))
 			t.count += b2i(t.count < maxCount)
 		}
 		t.sum = uint16(math.Round(sum / weightUnit))
 	}
 	e.evidence.direction = uint8(i)
 	s.keep(e.evidence)
+}
+
+// pass counts one more message of the conversation.
+func (s *state) pass() {
+	if s.quiet++; s.quiet == math.MaxUint8 {
+		s.fade()
+	}
+}
+
+// fade takes off of all evidence what the messages since have taken.
+func (s *state) fade() {
+	if s.quiet == 0 {
+		return
+	}
+	for i := range s.directions {
+		s.directions[i].fade(faded(s.quiet))
+	}
+	s.quiet = 0
+}
+
+func (d *direction) fade(f float64) {
+	for i := range d.labels {
+		t := &d.labels[i]
+		t.max = uint16(math.Round(float64(t.max) * f))
+		t.sum = uint16(math.Round(float64(t.sum) * f))
+		if t.max == 0 {
+			*t = tally{}
+		}
+	}
 }
 
 func b2i(b bool) uint8 {
@@ -154,7 +187,7 @@ func (s *state) direction(sender uint64, at int64, m *model) int {
 		if s.directions[i].sender == sender {
 			return i
 		}
-		if r := m.risk(&s.directions[i], at); r < risk {
+		if r := m.risk(&s.directions[i], at, s.quiet); r < risk {
 			least, risk = i, r
 		}
 	}
@@ -196,16 +229,8 @@ func (d *direction) decay(at int64, m *model) {
 	}
 	f := m.decay(d.at, at)
 	d.at = at
-	if f == 1 {
-		return
-	}
-	for i := range d.labels {
-		t := &d.labels[i]
-		t.max = uint16(math.Round(float64(t.max) * f))
-		t.sum = uint16(math.Round(float64(t.sum) * f))
-		if t.max == 0 {
-			*t = tally{}
-		}
+	if f < 1 {
+		d.fade(f)
 	}
 }
 
@@ -258,7 +283,7 @@ func (s *state) holds(id string) bool {
 	return false
 }
 
-const stateFormat = 2
+const stateFormat = 3
 
 // maxStateBytes bounds a state whose message ids have at most 36 bytes, as long
 // as a UUID is. Evidence gives way: with four senders who did everything, and
@@ -278,7 +303,7 @@ func (s *state) encode() []byte {
 
 // append encodes the state behind b.
 func (s *state) append(b []byte) []byte {
-	b = append(b, stateFormat, s.alerted)
+	b = append(b, stateFormat, s.alerted, s.quiet)
 	b = binary.AppendUvarint(b, uint64(uint32(s.partition)))
 	for _, a := range s.stated {
 		b = append(b, a.years)
@@ -335,6 +360,7 @@ func (s *state) decode(data []byte) {
 		r.bad = true
 	}
 	s.alerted = r.byte(bands)
+	s.quiet = r.byte(math.MaxUint8 - 1)
 	s.partition = int32(uint32(r.uvarint(math.MaxInt32)))
 	for i := range s.stated {
 		if s.stated[i].years = r.byte(adult - 1); s.stated[i].years > 0 {

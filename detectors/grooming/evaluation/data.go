@@ -38,10 +38,14 @@ func (s Split) valid() bool { return s == Train || s == Test }
 // harmless conversations, fillers and small talk. It is read only once loaded.
 type Data struct {
 	risk      []*riskAuthor
+	harmless  []*riskAuthor // lines that use the words of a label to a harmless end
 	negatives []*scene
 	slots     map[string]map[string]sides // by name, by language
 	talk      map[string]*talk            // by language
+	everyday  []*talkFile                 // talk that is full of what looks like cues, to train on
 	checks    []*functionality
+
+	small []*talkFile // until all files are read
 }
 
 // sides are lists for train and for test.
@@ -126,6 +130,14 @@ type talk struct {
 	Short   map[string]string `yaml:"short"`   // spellings of short messages
 }
 
+// talkFile is small talk by one author.
+type talkFile struct {
+	Author   string     `yaml:"author"`
+	Language string     `yaml:"language"`
+	Split    Split      `yaml:"split"`
+	Small    [][]string `yaml:"small"`
+}
+
 // exchange is what somebody says and what is answered, one split each.
 type exchange struct {
 	Split Split    `yaml:"split"`
@@ -142,7 +154,8 @@ func LoadData() (*Data, error) {
 }
 
 // readData reads data files and reports every fault in them: risk-*.yaml,
-// negative-*.yaml, slots.yaml, talk.yaml and check-*.yaml.
+// harmless-*.yaml, negative-*.yaml, everyday-*.yaml, slots.yaml, talk.yaml,
+// talk-*.yaml and check-*.yaml.
 func readData(files fs.FS) (*Data, error) {
 	d := &Data{}
 	var errs []error
@@ -159,6 +172,12 @@ func readData(files fs.FS) (*Data, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
+	for _, f := range d.small {
+		if err := d.addTalk(f); err != nil {
+			errs = append(errs, fmt.Errorf("small talk of %s: %w", f.Author, err))
+		}
+	}
+	d.small = nil
 	if err := errors.Join(append(errs, d.validate())...); err != nil {
 		return nil, fmt.Errorf("evaluation data: %w", err)
 	}
@@ -167,13 +186,16 @@ func readData(files fs.FS) (*Data, error) {
 
 func (d *Data) add(name string, data []byte) error {
 	base := strings.TrimSuffix(path.Base(name), ".yaml")
-	switch kind, _, _ := strings.Cut(base, "-"); kind {
-	case "risk":
+	switch kind, author, _ := strings.Cut(base, "-"); kind {
+	case "risk", "harmless":
 		var f riskFile
 		if err := decode(data, &f); err != nil {
 			return err
 		}
-		return d.addRisk(&f)
+		if kind == "risk" {
+			return addPhrases(&d.risk, &f)
+		}
+		return addPhrases(&d.harmless, &f)
 	case "negative":
 		var f negativeFile
 		if err := decode(data, &f); err != nil {
@@ -186,12 +208,30 @@ func (d *Data) add(name string, data []byte) error {
 			return err
 		}
 		return d.addChecks(&f)
+	case "everyday":
+		var f talkFile
+		if err := decode(data, &f); err != nil {
+			return err
+		}
+		if f.Author == "" || f.Split != Train || f.Language == "" || len(f.Small) == 0 {
+			return errors.New("author, language, split (train) and small are needed")
+		}
+		d.everyday = append(d.everyday, &f)
+		return nil
 	case "slots":
 		return decode(data, &d.slots)
 	case "talk":
-		return decode(data, &d.talk)
+		if author == "" {
+			return decode(data, &d.talk)
+		}
+		var f talkFile
+		if err := decode(data, &f); err != nil {
+			return err
+		}
+		d.small = append(d.small, &f)
+		return nil
 	default:
-		return errors.New("is neither risk-*, negative-*, check-*, slots nor talk")
+		return errors.New("is neither risk-*, harmless-*, negative-*, everyday-*, check-*, talk-*, slots nor talk")
 	}
 }
 
@@ -207,12 +247,12 @@ func decode(data []byte, into any) error {
 	return nil
 }
 
-func (d *Data) addRisk(f *riskFile) error {
+func addPhrases(to *[]*riskAuthor, f *riskFile) error {
 	var errs []error
 	if f.Author == "" || f.Language == "" || !f.Split.valid() {
 		errs = append(errs, errors.New("author, language and split (train or test) are needed"))
 	}
-	if slices.ContainsFunc(d.risk, func(a *riskAuthor) bool { return a.name == f.Author }) {
+	if slices.ContainsFunc(*to, func(a *riskAuthor) bool { return a.name == f.Author }) {
 		errs = append(errs, fmt.Errorf("author %q is in another file", f.Author))
 	}
 	a := &riskAuthor{name: f.Author, language: f.Language, register: f.Register, split: f.Split, wordings: map[string][]*wording{}}
@@ -235,7 +275,23 @@ func (d *Data) addRisk(f *riskFile) error {
 			a.wordings[label] = append(a.wordings[label], &wording{fmt.Sprintf("%s/%s/%d", f.Author, label, i+1), f.Author, label, t})
 		}
 	}
-	d.risk = append(d.risk, a)
+	*to = append(*to, a)
+	return errors.Join(errs...)
+}
+
+// addTalk adds to what talk.yaml holds.
+func (d *Data) addTalk(f *talkFile) error {
+	t := d.talk[f.Language]
+	if f.Author == "" || !f.Split.valid() || t == nil {
+		return errors.New("author, split (train or test) and a language of talk.yaml are needed")
+	}
+	var errs []error
+	for i, lines := range f.Small {
+		if len(lines) == 0 || slices.ContainsFunc(lines, func(l string) bool { return strings.TrimSpace(l) == "" }) {
+			errs = append(errs, fmt.Errorf("exchange %d has no lines, or an empty one", i+1))
+		}
+		t.Small = append(t.Small, exchange{f.Split, lines})
+	}
 	return errors.Join(errs...)
 }
 
@@ -300,7 +356,7 @@ func (d *Data) validate() error {
 			}
 		}
 	}
-	for _, a := range d.risk {
+	for _, a := range slices.Concat(d.risk, d.harmless) {
 		for _, label := range slices.Sorted(maps.Keys(a.wordings)) {
 			for _, w := range a.wordings[label] {
 				check(w.id, a.language, a.split, w.template)
@@ -379,7 +435,7 @@ func (d *Data) Languages() []string { return slices.Sorted(maps.Keys(d.talk)) }
 func (d *Data) TestDigest() string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	for _, a := range d.risk {
+	for _, a := range slices.Concat(d.risk, d.harmless) {
 		for _, ws := range a.wordings {
 			for _, w := range ws {
 				if a.split == Test {

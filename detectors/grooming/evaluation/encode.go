@@ -37,38 +37,18 @@ func line(v any) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// TrainingLine is one message for a trainer.
+// TrainingLine is one text for a trainer.
 type TrainingLine struct {
 	Text   string   `json:"text"`
 	Labels []string `json:"labels"`
 	Author string   `json:"author"`
 	Split  Split    `json:"split"`
+
+	Language string `json:"-"`
 }
 
-// TrainingLines returns the messages of a conversation with the intents that
-// they speak for, none for small talk.
-func (c *Conversation) TrainingLines() []TrainingLine {
-	of := map[string][]string{}
-	for _, t := range c.RiskTurns {
-		for _, id := range t.Messages {
-			of[id] = append(of[id], t.Intent)
-		}
-	}
-	out := make([]TrainingLine, len(c.Messages))
-	for i, m := range c.Messages {
-		out[i] = TrainingLine{m.Text.Reveal(), of[m.ID], c.Author, c.Split}
-		switch {
-		case out[i].Labels == nil && c.Kind == Risk:
-			out[i].Author, out[i].Labels = string(Talk), []string{}
-		case out[i].Labels == nil:
-			out[i].Labels = []string{}
-		}
-		if out[i].Author == "" {
-			out[i].Author = string(Talk)
-		}
-	}
-	return out
-}
+// Encode returns the line of a text in the format that "model train" reads.
+func (l *TrainingLine) Encode() ([]byte, error) { return line(l) }
 
 // WriteLabels writes what is known of conversations, one a line.
 func WriteLabels(w io.Writer, labels ...*Labels) error {

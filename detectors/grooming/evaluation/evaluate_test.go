@@ -36,7 +36,11 @@ func realDetector(t testing.TB) *grooming.Detector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	m, err := grooming.LoadModel(configs.MessageModel())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.With(m)
 }
 
 func corpusOf(messages ...*pipeline.Message) iter.Seq2[*pipeline.Message, error] {

@@ -193,13 +193,16 @@ type shape struct {
 	switched string
 }
 
+// firstDay is when made-up conversations begin.
+var firstDay = time.Date(2026, 1, 5, 8, 0, 0, 0, time.UTC)
+
 func (g *Generator) shape(number int) shape {
 	r := g.random(number, "shape")
 	s := shape{
 		author: g.authors[r.IntN(len(g.authors))],
 		turns:  int(math.Round(logUniform(r, 10, 200))),
 		span:   time.Duration(logUniform(r, 2, 6*7*24) * float64(time.Hour)),
-		start:  time.Date(2026, 1, 5, 8, 0, 0, 0, time.UTC).Add(time.Duration(r.Int64N(int64(120 * 24 * time.Hour)))).Truncate(time.Second),
+		start:  firstDay.Add(time.Duration(r.Int64N(int64(120 * 24 * time.Hour)))).Truncate(time.Second),
 		noise:  r.Float64() * 0.3,
 	}
 	s.language = s.author.language
@@ -296,7 +299,7 @@ func (g *Generator) plan(d *draft, r *rand.Rand) {
 			d.turns = append(d.turns, turn{byB: true, text: g.reply(r, d)})
 		}
 	}
-	g.chat(d, d.shape.turns-len(intents)*2-at)
+	g.chat(d, d.shape.turns-len(d.turns))
 }
 
 // pick draws one of the wordings used least so far.
@@ -385,6 +388,10 @@ func (g *Generator) script(d *draft, r *rand.Rand, pair *couple) *scene {
 // filler returns what fills slots. Within one script or phrase a slot is always
 // filled alike.
 func (g *Generator) filler(r *rand.Rand, language string, pair *couple) func(string) string {
+	return g.data.filler(r, language, g.opt.Split, pair)
+}
+
+func (d *Data) filler(r *rand.Rand, language string, split Split, pair *couple) func(string) string {
 	filled := map[string]string{}
 	return func(slot string) string {
 		if v, ok := filled[slot]; ok {
@@ -394,7 +401,7 @@ func (g *Generator) filler(r *rand.Rand, language string, pair *couple) func(str
 		if pair != nil && slices.Contains(coupleSlots, slot) {
 			v = pair.word(slot, language)
 		} else {
-			v = one(r, g.data.slots[slot][language].of(g.opt.Split))
+			v = one(r, d.slots[slot][language].of(split))
 		}
 		filled[slot] = v
 		return v

@@ -265,16 +265,69 @@ func TestACorpusServesOneSplitOnly(t *testing.T) {
 	}
 }
 
-func TestTrainingLinesAreLabelledByTheirTurn(t *testing.T) {
-	c := &Conversation{
-		Labels: Labels{Kind: Risk, Split: Train, Author: "ann", RiskTurns: []RiskTurn{{[]string{"m-2"}, "secrecy", "ann/secrecy/1"}}},
-		Messages: []*pipeline.Message{
-			{ID: "m-1", Text: pipeline.NewText("hello")}, {ID: "m-2", Text: pipeline.NewText("psst")},
-		},
+func TestLinesAreAllOfASplitAndNothingElse(t *testing.T) {
+	d := data(t)
+	for _, split := range []Split{Train, Test} {
+		want := map[string]int{} // by author and label
+		for _, a := range d.risk {
+			for label, ws := range a.wordings {
+				if a.split == split {
+					want[a.name+" "+label] += 3 * len(ws)
+				}
+			}
+		}
+		for _, a := range d.harmless {
+			for _, ws := range a.wordings {
+				if a.split == split {
+					want[a.name+" "+grooming.HarmlessLabel] += 3 * len(ws)
+				}
+			}
+		}
+		for _, s := range d.negatives {
+			if s.split == split {
+				want[s.author+" "+grooming.HarmlessLabel] += 3 * len(s.lines)
+			}
+		}
+		got := map[string]int{}
+		lines := d.Lines(1, split, 3)
+		for _, l := range lines {
+			got[l.Author+" "+strings.Join(l.Labels, " ")]++
+			if l.Split != split || l.Text == "" || strings.ContainsAny(l.Text, "{}|") {
+				t.Errorf("%+v", l)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", split, diff)
+		}
+		if diff := cmp.Diff(lines, d.Lines(1, split, 3)); diff != "" {
+			t.Errorf("the same seed gives other lines:\n%s", diff)
+		}
 	}
-	want := []TrainingLine{{"hello", []string{}, "talk", Train}, {"psst", []string{"secrecy"}, "ann", Train}}
-	if diff := cmp.Diff(want, c.TrainingLines()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+}
+
+func TestTalkToTrainOnIsOfOneSplit(t *testing.T) {
+	d := data(t)
+	said := map[Split]map[string]bool{}
+	for _, split := range []Split{Train, Test} {
+		said[split] = map[string]bool{}
+		for _, m := range d.TalkMessages(split) {
+			said[split][m.Text.Reveal()] = true
+			b, err := EncodeMessage(m)
+			if err == nil {
+				_, err = pipeline.ParseMessage(b)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for line := range said[Test] {
+		if said[Train][line] && strings.Count(line, " ") > 4 {
+			t.Errorf("%q is on both sides", line)
+		}
+	}
+	if len(said[Train]) < 10_000 || len(said[Test]) < 1000 {
+		t.Errorf("%d and %d lines", len(said[Train]), len(said[Test]))
 	}
 }
 

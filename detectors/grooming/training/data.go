@@ -36,7 +36,7 @@ func (s Split) String() string { return splitNames[s] }
 // Text is one text and what it is an example of.
 type Text struct {
 	Text   string
-	Labels uint16 // one bit for each of [grooming.Labels]; 0 for benign
+	Labels uint16 // one bit for each of [grooming.Labels], and one behind them for harmless; 0 for benign
 	Author string // "" where nobody says
 	Split  Split
 }
@@ -47,6 +47,10 @@ type Corpus struct {
 	Licence string
 	SHA256  string
 	Texts   []Text
+
+	// Repeat is how often each text for training is seen in an epoch; 0 is once.
+	// What there is little of, such as a language, is otherwise not learnt.
+	Repeat int
 
 	// Everyday says that these are messages as people write them, which
 	// calibration measures, and not texts that were made for training.
@@ -69,7 +73,7 @@ type line struct {
 // passed over, unknown labels and splits are errors. Names ending in .zst are
 // unpacked.
 func ReadLabelled(path, licence string) (*Corpus, error) {
-	names := grooming.Labels()
+	names := append(grooming.Labels(), grooming.HarmlessLabel)
 	return read(path, licence, func(data []byte, c *Corpus) error {
 		var l line
 		if err := json.Unmarshal(data, &l); err != nil {

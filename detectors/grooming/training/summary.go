@@ -70,7 +70,7 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 		s.Labels[l].Label = name
 	}
 	for _, c := range corpora {
-		b := CorpusSummary{Name: c.Name}
+		b, close := CorpusSummary{Name: c.Name}, CorpusSummary{Name: c.Name + ", " + grooming.HarmlessLabel}
 		for i := range c.Texts {
 			t := &c.Texts[i]
 			if t.Split != Test {
@@ -98,20 +98,25 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 					s.Labels[l].Others += others
 				}
 			}
-			if t.Labels != 0 {
+			switch t.Labels {
+			case 0:
+				count(&b.Texts, &b.Bans2, &b.Bans3, most)
+			case 1 << labels:
+				count(&close.Texts, &close.Bans2, &close.Bans3, most)
+			default:
 				a := authors[t.Author]
 				if a == nil {
 					a = &AuthorSummary{Author: t.Author}
 					authors[t.Author] = a
 				}
 				count(&a.Texts, &a.Bans2, &a.Bans3, own)
-			} else {
-				count(&b.Texts, &b.Bans2, &b.Bans3, most)
 			}
 		}
-		if b.Texts > 0 {
-			b.Bans2, b.Bans3 = b.Bans2/float64(b.Texts), b.Bans3/float64(b.Texts)
-			s.Benign = append(s.Benign, b)
+		for _, b := range []CorpusSummary{b, close} {
+			if b.Texts > 0 {
+				b.Bans2, b.Bans3 = b.Bans2/float64(b.Texts), b.Bans3/float64(b.Texts)
+				s.Benign = append(s.Benign, b)
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(authors)) {

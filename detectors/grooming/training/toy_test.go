@@ -75,54 +75,5 @@ func toy(seed uint64, n int) []*Corpus {
 // toyConfig does not follow the defaults, so that the digest of the toy model
 // does not.
 func toyConfig() Config {
-	return Config{Seed: 1, Bits: 14, Dimension: 32, Epochs: 8, LearningRate: 0.3, Least: 24, MinCount: 3, Mixed: 0.3}
-}
-
-// madeUp returns texts in a language of made-up words: a topic has thirty stems,
-// a text of it two of them with an ending each among words that everybody uses.
-// Held-out texts have other endings, and one stem.
-func madeUp(seed uint64, n int) []*Corpus {
-	rng := rand.New(rand.NewPCG(seed, 11))
-	const consonants, vowels = "bdfgklmnprstvz", "aeiou"
-	word := func(syllables int) string {
-		var b strings.Builder
-		for range syllables {
-			b.WriteByte(consonants[rng.IntN(len(consonants))])
-			b.WriteByte(vowels[rng.IntN(len(vowels))])
-		}
-		return b.String()
-	}
-	words := func(n, syllables int) (out []string) {
-		for range n {
-			out = append(out, word(syllables))
-		}
-		return out
-	}
-	one := func(list []string) string { return list[rng.IntN(len(list))] }
-	everybody := words(400, 2)
-	endings, others := words(6, 1), words(6, 1)
-	sentence := func(length int, special ...string) string {
-		out := special
-		for range length {
-			out = append(out, one(everybody))
-		}
-		rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
-		return strings.Join(out, " ")
-	}
-	topics := &Corpus{Name: "topics", Licence: "none", SHA256: strings.Repeat("0", 64)}
-	for l := range toyTopics {
-		stems := words(30, 3)
-		for i := range n {
-			topics.Texts = append(topics.Texts, Text{Text: sentence(5, one(stems)+one(endings), one(stems)+one(endings)), Labels: 1 << l})
-			if i%2 == 0 {
-				topics.Texts = append(topics.Texts, Text{Text: sentence(9, one(stems)+one(others)), Labels: 1 << l, Split: Test})
-			}
-		}
-	}
-	talk := &Corpus{Name: "talk", Licence: "none", SHA256: strings.Repeat("1", 64), Everyday: true}
-	rare := words(600, 3)
-	for i := range 20 * n {
-		talk.Texts = append(talk.Texts, Text{Text: sentence(4+rng.IntN(8), one(rare)+one(endings)), Split: splitOf(fmt.Sprint("talk-", i/10))})
-	}
-	return []*Corpus{topics, talk}
+	return Config{Seed: 1, Bits: 14, Epochs: 12, LearningRate: 0.3, Decay: 1e-4, Least: 24, MinCount: 3, Mixed: 0.3}
 }

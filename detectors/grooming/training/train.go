@@ -16,7 +16,7 @@ func Model(ctx context.Context, cfg Config, corpora []*Corpus) ([]byte, *Summary
 		return nil, nil, err
 	}
 	h := &grooming.ModelHeader{Training: grooming.Training{
-		Seed: cfg.Seed, Dimension: cfg.Dimension, Epochs: cfg.Epochs, LearningRate: cfg.LearningRate,
+		Seed: cfg.Seed, Epochs: cfg.Epochs, LearningRate: cfg.LearningRate, Decay: cfg.Decay,
 		MinCount: cfg.MinCount, Mixed: cfg.Mixed, Dropped: cfg.Dropped, Messages: len(n.examples),
 	}}
 	for _, c := range corpora {
@@ -78,7 +78,9 @@ func calibrate(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus,
 				return ctx.Err()
 			}
 			for l, s := range m.Scores(t.Text) {
-				g.scores[l] = append(g.scores[l], s)
+				if l < labels {
+					g.scores[l] = append(g.scores[l], s)
+				}
 			}
 		}
 		if len(g.scores[0]) >= minCalibration {

@@ -32,9 +32,9 @@ import (
 type Config struct {
 	Seed         uint64
 	Bits         int     // the table has 1<<Bits rows
-	Dimension    int     // of the vectors
 	Epochs       int     // how often each text is seen
 	LearningRate float64 // at the start; it falls to nothing
+	Decay        float64 // how strongly weights are drawn to nothing
 	Least        int     // a text counts as having this many features at least
 	MinCount     int     // a feature that is seen less often has no row
 
@@ -54,7 +54,7 @@ type Config struct {
 // DefaultConfig returns the settings that knew most wordings of the rule packs
 // that were held out of training on the others.
 func DefaultConfig() Config {
-	return Config{Seed: 1, Bits: 17, Dimension: 32, Epochs: 4, LearningRate: 0.1, Least: 24, MinCount: 5, Mixed: 0.5, Dropped: 0.3}
+	return Config{Seed: 1, Bits: 18, Epochs: 8, LearningRate: 0.1, Decay: 1e-5, Least: 24, MinCount: 3, Mixed: 0.3, Dropped: 0.3}
 }
 
 func (c *Config) validate() error {
@@ -65,12 +65,14 @@ func (c *Config) validate() error {
 		}
 	}
 	within("bits", c.Bits, 8, 18)
-	within("dimension", c.Dimension, 1, 256)
 	within("epochs", c.Epochs, 1, 1000)
 	within("least", c.Least, 1, 1024)
 	within("min count", c.MinCount, 1, 1<<20)
 	if !(c.LearningRate > 0 && c.LearningRate <= 100) {
 		errs = append(errs, fmt.Errorf("learning rate is %v: it is above 0 and at most 100", c.LearningRate))
+	}
+	if !(c.Decay >= 0 && c.Decay <= 1) {
+		errs = append(errs, fmt.Errorf("decay is %v: it is 0 to 1", c.Decay))
 	}
 	if !(c.Mixed >= 0 && c.Mixed <= 1) {
 		errs = append(errs, fmt.Errorf("mixed is %v: it is 0 to 1", c.Mixed))
@@ -81,8 +83,12 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// labels is how many columns are trained: all but the one that is kept free.
-const labels = grooming.ModelLabels - 1
+// columns is how many columns are trained: all but the one that is kept free.
+// The last of them is of harmless texts, the others are labels.
+const (
+	columns = grooming.ModelColumns - 1
+	labels  = columns - 1
+)
 
 // example is one text to learn from, as features that have a row.
 type example struct {
@@ -99,13 +105,11 @@ type network struct {
 	examples []example
 	benign   []int // indices of examples without a label
 
-	vectors []float32 // Dimension for each row
-	speed   []float32 // by row: how much it was moved so far, squared (AdaGrad, Duchi and others 2011)
-	weights [labels][]float32
-	bias    [labels]float32
+	weights []float32 // columns of them for each row
+	speed   []float32 // how far each was moved so far, squared (AdaGrad, Duchi and others 2011)
+	bias    [columns]float32
 
-	hidden, gradient []float32
-	mixed, left      []uint32
+	mixed, left []uint32
 }
 
 // fit trains on the texts of the training split.
@@ -119,17 +123,11 @@ func fit(ctx context.Context, cfg Config, corpora []*Corpus) (*network, error) {
 	if len(n.examples) == len(n.benign) || len(n.benign) == 0 {
 		return nil, errors.New("training needs texts with labels and texts without")
 	}
-	dim := cfg.Dimension
-	n.vectors = make([]float32, len(n.checks)*dim)
-	n.speed = make([]float32, len(n.checks))
-	for i := range n.vectors {
-		// Uniform in ±1/dim, from 24 random bits: exact.
-		n.vectors[i] = float32(float32(int32(n.rng.Uint64()>>40)-1<<23)/(1<<23)) / float32(dim)
+	n.weights = make([]float32, len(n.checks)*columns)
+	n.speed = make([]float32, len(n.weights))
+	for i := range n.speed {
+		n.speed[i] = firstSpeed
 	}
-	for l := range n.weights {
-		n.weights[l] = make([]float32, dim)
-	}
-	n.hidden, n.gradient = make([]float32, dim), make([]float32, dim)
 
 	order := make([]int, len(n.examples))
 	for i := range order {
@@ -209,26 +207,33 @@ func (n *network) choose(corpora []*Corpus) {
 // example for every two blocks, as the model will judge it; of one with labels
 // nobody knows where they are meant, so it is one.
 func (n *network) gather(corpora []*Corpus) {
-	var at *Text
-	blocks := 0
-	each(corpora, func(t *Text, hashes []uint64, first bool) {
-		if first || t != at {
-			at, blocks = t, 0
-		}
-		if blocks == 0 || t.Labels == 0 && blocks%2 == 0 {
-			n.examples = append(n.examples, example{len(n.features), len(n.features), t.Labels})
-			if t.Labels == 0 {
-				n.benign = append(n.benign, len(n.examples)-1)
+	for _, c := range corpora {
+		from := len(n.examples)
+		var at *Text
+		blocks := 0
+		each([]*Corpus{c}, func(t *Text, hashes []uint64, first bool) {
+			if first || t != at {
+				at, blocks = t, 0
 			}
-		}
-		blocks++
-		for _, h := range hashes {
-			if row, check := grooming.Slot(h, n.cfg.Bits); n.checks[row] == check {
-				n.features = append(n.features, row)
+			if blocks == 0 || t.Labels == 0 && blocks%2 == 0 {
+				n.examples = append(n.examples, example{len(n.features), len(n.features), t.Labels})
+				if t.Labels == 0 {
+					n.benign = append(n.benign, len(n.examples)-1)
+				}
 			}
+			blocks++
+			for _, h := range hashes {
+				if row, check := grooming.Slot(h, n.cfg.Bits); n.checks[row] == check {
+					n.features = append(n.features, row)
+				}
+			}
+			n.examples[len(n.examples)-1].last = len(n.features)
+		})
+		once := n.examples[from:]
+		for range c.Repeat - 1 {
+			n.examples = append(n.examples, once...)
 		}
-		n.examples[len(n.examples)-1].last = len(n.features)
-	})
+	}
 }
 
 // each calls f with every block of the training texts, in order.
@@ -281,59 +286,57 @@ func (n *network) drop(rows []uint32) []uint32 {
 	return n.left
 }
 
+const (
+	// firstSpeed keeps the first text that has a feature from deciding about it.
+	firstSpeed = 1e-2
+	// settled is an error so small that nothing is learnt from it.
+	settled = 1.0 / 512
+)
+
 // learn makes one step towards what an example says.
 func (n *network) learn(e *example, rate float32) {
 	rows := n.seen(e)
 	if len(rows) == 0 {
 		return
 	}
-	dim := n.cfg.Dimension
-	h, g := n.hidden, n.gradient
-	clear(h)
-	clear(g)
+	var sums, errors [columns]float32
 	for _, r := range rows {
-		v := n.vectors[int(r)*dim : int(r)*dim+dim]
-		for i, x := range v {
-			h[i] += x
+		w := (*[columns]float32)(n.weights[int(r)*columns:])
+		for l, x := range w {
+			sums[l] += x
 		}
 	}
-	count := float32(max(len(rows), n.cfg.Least))
-	for i := range h {
-		h[i] /= count
-	}
-	for l := range labels {
+	length := 1 / root(float32(max(len(rows), n.cfg.Least)))
+	decay := float32(n.cfg.Decay)
+	var wrong [columns]int
+	k := 0
+	for l := range columns {
 		want := float32(e.labels >> l & 1)
-		w := n.weights[l]
-		step := float32(rate * (want - sigmoid(n.bias[l]+dot(w, h))))
-		n.bias[l] += step
-		for i, x := range w {
-			g[i] += float32(step * x)
-			w[i] = x + float32(step*h[i])
+		errors[l] = want - sigmoid(n.bias[l]+float32(sums[l]*length))
+		if errors[l] < settled && errors[l] > -settled {
+			continue
 		}
+		n.bias[l] += float32(float32(rate*biasRate) * errors[l])
+		errors[l] *= length
+		wrong[k] = l
+		k++
 	}
-	square := dot(g, g) / float32(dim)
-	if square == 0 {
-		return
-	}
-	square /= float32(rate * rate)
 	for _, r := range rows {
-		n.speed[r] += square
-		f := 1 / root(n.speed[r])
-		v := n.vectors[int(r)*dim : int(r)*dim+dim]
-		for i, x := range g {
-			v[i] += float32(f * x)
+		w, v := (*[columns]float32)(n.weights[int(r)*columns:]), (*[columns]float32)(n.speed[int(r)*columns:])
+		for _, l := range wrong[:k] {
+			g := errors[l] - float32(decay*w[l])
+			v[l] += float32(g * g)
+			w[l] += float32(float32(rate*g) / root(v[l]))
 		}
 	}
 }
 
-// table multiplies the vectors out: what the row of a feature adds to a label.
-func (n *network) table(row uint32) (t [labels]float32) {
-	dim := n.cfg.Dimension
-	v := n.vectors[int(row)*dim : int(row)*dim+dim]
-	for l := range labels {
-		t[l] = dot(n.weights[l], v)
-	}
-	return t
+// biasRate is how much slower a bias moves than weights.
+const biasRate = 0.05
+
+// table returns what the row of a feature adds to a label.
+func (n *network) table(row uint32) [columns]float32 {
+	return [columns]float32(n.weights[int(row)*columns:])
 }
 
 // flatten makes rows of one byte a label of the network.
@@ -348,7 +351,7 @@ func (n *network) flatten(h *grooming.ModelHeader) []grooming.ModelRow {
 			h.Scale[l] = max(h.Scale[l], x, -x)
 		}
 	}
-	for l := range labels {
+	for l := range columns {
 		h.Scale[l] /= 127
 	}
 	var rows []grooming.ModelRow
@@ -362,7 +365,7 @@ func (n *network) flatten(h *grooming.ModelHeader) []grooming.ModelRow {
 				r.Weights[l] = nearest(x / h.Scale[l])
 			}
 		}
-		if r.Weights != ([grooming.ModelLabels]int8{}) {
+		if r.Weights != ([grooming.ModelColumns]int8{}) {
 			rows = append(rows, r)
 		}
 	}

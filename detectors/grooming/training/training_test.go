@@ -6,8 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +23,7 @@ import (
 
 // toyDigest names the model that the toy data give, on every processor. It
 // changes with the features, the training and the format, and with nothing else.
-const toyDigest = "944134cbd8d7bc34fc8e24871e2df852ce12b0db80c43d93f4091885e588f8ef"
+const toyDigest = "9846fb550c2e243d40fbd0c6c3e99c6ec8eb65e833a1c5124e1c619f7739e791"
 
 func train(t *testing.T, cfg Config, corpora []*Corpus) ([]byte, *grooming.MessageModel, *Summary) {
 	t.Helper()
@@ -50,7 +50,7 @@ func TestTheSameSeedGivesTheSameBytes(t *testing.T) {
 	}
 	_, small, _ := train(t, c, toy(1, 40))
 	for name, other := range map[string]func(*Config){
-		"seed": func(c *Config) { c.Seed++ }, "bits": func(c *Config) { c.Bits-- }, "dimension": func(c *Config) { c.Dimension /= 2 },
+		"seed": func(c *Config) { c.Seed++ }, "bits": func(c *Config) { c.Bits-- }, "decay": func(c *Config) { c.Decay = 0.01 },
 		"epochs": func(c *Config) { c.Epochs++ }, "rate": func(c *Config) { c.LearningRate /= 2 }, "least": func(c *Config) { c.Least++ },
 		"count": func(c *Config) { c.MinCount += 40 }, "mixed": func(c *Config) { c.Mixed = 0 }, "dropped": func(c *Config) { c.Dropped = 0.3 },
 	} {
@@ -116,7 +116,7 @@ func TestTheTableSaysWhatTheNetworkSays(t *testing.T) {
 	exact := 0
 	for _, c := range corpora {
 		for _, text := range c.Texts {
-			hidden := make([]float64, cfg.Dimension)
+			var sums [columns]float64
 			known := 0
 			x.Blocks(text.Text, func(hashes []uint64) {
 				for _, f := range hashes {
@@ -125,18 +125,15 @@ func TestTheTableSaysWhatTheNetworkSays(t *testing.T) {
 						continue
 					}
 					known++
-					for i := range hidden {
-						hidden[i] += float64(n.vectors[int(row)*cfg.Dimension+i])
+					for l, x := range n.table(row) {
+						sums[l] += float64(x)
 					}
 				}
 			})
-			count := float64(max(known, cfg.Least))
+			length := math.Sqrt(float64(max(known, cfg.Least)))
 			for l, got := range m.Scores(text.Text) {
-				want := float64(n.bias[l])
-				for i, x := range hidden {
-					want += x * float64(n.weights[l][i]) / count
-				}
-				if limit := float64(h.Scale[l])/2*float64(known)/count + 1e-3; math.Abs(float64(got)-want) > limit {
+				want := float64(n.bias[l]) + sums[l]/length
+				if limit := float64(h.Scale[l])/2*float64(known)/length + 1e-3; math.Abs(float64(got)-want) > limit {
 					t.Fatalf("label %d: the table says %v, the network %v, more than %v apart", l, got, want, limit)
 				} else if limit > 1e-3 {
 					exact++
@@ -202,99 +199,37 @@ func TestTheToyTopicsAreLearned(t *testing.T) {
 	}
 }
 
-// regression is the model that low rank is to beat: one weight for each feature
-// and label, over the same features.
-func regression(cfg Config, corpora []*Corpus) func(text string) [labels]float64 {
-	n := &network{cfg: cfg, rng: rand.NewPCG(cfg.Seed, 1)}
+func TestWhatIsRepeatedIsSeenSoOften(t *testing.T) {
+	n := &network{cfg: toyConfig()}
+	n.cfg.MinCount = 1
+	corpora := []*Corpus{{Texts: []Text{{Text: "one two"}}}, {Repeat: 3, Texts: []Text{{Text: "three four", Labels: 2}, {Text: "five", Split: Test}}}}
 	n.choose(corpora)
 	n.gather(corpora)
-	weights := make([][labels]float64, len(n.checks))
-	var bias [labels]float64
-	score := func(rows []uint32) (s [labels]float64) {
-		for _, r := range rows {
-			for l := range s {
-				s[l] += weights[r][l]
-			}
-		}
-		for l := range s {
-			s[l] = s[l]/float64(max(len(rows), cfg.Least)) + bias[l]
-		}
-		return s
+	var got []uint16
+	for _, e := range n.examples {
+		got = append(got, e.labels)
 	}
-	speed := make([][labels]float64, len(n.checks))
-	for range cfg.Epochs {
-		for _, e := range n.examples {
-			rows := n.seen(&e)
-			for l, s := range score(rows) {
-				step := float64(e.labels>>l&1) - 1/(1+math.Exp(-s))
-				bias[l] += 0.05 * step
-				for _, r := range rows {
-					speed[r][l] += step * step
-					weights[r][l] += 0.5 * step / math.Sqrt(speed[r][l]+1e-9)
-				}
-			}
-		}
-	}
-	var x grooming.Extractor
-	return func(text string) [labels]float64 {
-		var rows []uint32
-		x.Blocks(text, func(hashes []uint64) {
-			for _, h := range hashes {
-				if row, check := grooming.Slot(h, cfg.Bits); n.checks[row] == check {
-					rows = append(rows, row)
-				}
-			}
-		})
-		return score(rows)
+	if diff := cmp.Diff([]uint16{0, 2, 2, 2}, got); diff != "" || n.examples[1] != n.examples[3] {
+		t.Errorf("%s %v", diff, n.examples)
 	}
 }
 
-// recall is the share of held-out wordings that score above all but one in a
-// hundred benign texts that were not learned from.
-func recall(corpora []*Corpus, score func(string) [labels]float64) float64 {
-	found, all := 0, 0
-	for l := range toyTopics {
-		var benign, positive []float64
-		for _, c := range corpora {
-			for _, t := range c.Texts {
-				switch {
-				case t.Labels>>l&1 == 1 && t.Split == Test:
-					positive = append(positive, score(t.Text)[l])
-				case t.Labels == 0 && t.Split != Train:
-					benign = append(benign, score(t.Text)[l])
-				}
-			}
-		}
-		slices.Sort(benign)
-		for _, s := range positive {
-			all++
-			if s > benign[len(benign)*99/100] {
-				found++
-			}
-		}
+// TestHarmlessTextsAreToldFromThoseWithLabels trains on texts that share their
+// words but for one.
+func TestHarmlessTextsAreToldFromThoseWithLabels(t *testing.T) {
+	corpora := toy(8, 60)
+	for i := range 200 {
+		corpora[0].Texts = append(corpora[0].Texts,
+			Text{Text: fmt.Sprintf("do not tell anybody about the cake %d", i%7), Labels: 1 << labels},
+			Text{Text: fmt.Sprintf("do not tell anybody about the letters %d", i%7), Labels: 1 << 5})
 	}
-	return float64(found) / float64(all)
-}
-
-func TestLowRankKnowsMoreHeldOutWordingsThanARegression(t *testing.T) {
-	low, flat := 0., 0.
-	const seeds = 2
-	for seed := range uint64(seeds) {
-		corpora := madeUp(10+seed, 60)
-		cfg := toyConfig()
-		cfg.Seed = seed
-		_, m, _ := train(t, cfg, corpora)
-		low += recall(corpora, func(text string) (s [labels]float64) {
-			for l, x := range m.Scores(text) {
-				s[l] = float64(x)
-			}
-			return s
-		}) / seeds
-		flat += recall(corpora, regression(cfg, corpora)) / seeds
+	_, m, s := train(t, toyConfig(), corpora)
+	cake, letters := m.Scores("do not tell anybody about the cake"), m.Scores("do not tell anybody about the letters")
+	if cake[labels] < 1 || letters[labels] > -1 || cake[5] > -1 || letters[5] < 1 {
+		t.Errorf("harmless %v and %v, the label %v and %v", cake[labels], letters[labels], cake[5], letters[5])
 	}
-	t.Logf("held-out wordings known: %.3f, by a regression %.3f", low, flat)
-	if low <= flat {
-		t.Errorf("%.3f, by a regression over the same features %.3f", low, flat)
+	if len(s.Labels) != labels {
+		t.Errorf("%d labels in the summary", len(s.Labels))
 	}
 }
 
@@ -318,7 +253,8 @@ func TestCalibrationIsOfTheCorpusThatReachesMostAndOfNoTrainingText(t *testing.T
 				continue
 			}
 			n++
-			for l, s := range m.Scores(text.Text) {
+			scores := m.Scores(text.Text)
+			for l, s := range scores[:labels] {
 				for i, tail := range h.Calibration.Tails[l] {
 					if s >= tail {
 						reached[l*100+i]++
@@ -414,10 +350,10 @@ func TestBadTrainingDataIsRefusedWithItsLine(t *testing.T) {
 }
 
 func TestBadSettingsAndTooLittleDataAreRefused(t *testing.T) {
-	if _, _, err := Model(t.Context(), Config{Mixed: math.NaN()}, toy(1, 10)); err == nil {
+	if _, _, err := Model(t.Context(), Config{Mixed: math.NaN(), Decay: -1}, toy(1, 10)); err == nil {
 		t.Error("no settings were taken")
 	} else {
-		for _, want := range []string{"bits", "dimension", "epochs", "least", "min count", "learning rate", "mixed"} {
+		for _, want := range []string{"bits", "decay", "epochs", "least", "min count", "learning rate", "mixed"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("nothing is said of %s: %v", want, err)
 			}

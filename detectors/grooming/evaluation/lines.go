@@ -1,0 +1,104 @@
+package evaluation
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+
+	"github.com/dmguard/dmguard/detectors/grooming"
+	"github.com/dmguard/dmguard/pipeline"
+)
+
+// typed is how much of what is written to train on has slips and short spellings.
+const typed = 0.25
+
+// Lines returns what there is of a split to train on, each line by itself: the
+// phrases of the risk side with their labels, and what uses the same words to a
+// harmless end, phrases and lines of scripts. Each is written variants times,
+// the first time without slips; what has no variants is then often the same.
+func (d *Data) Lines(seed uint64, split Split, variants int) []TrainingLine {
+	var out []TrainingLine
+	write := func(t *template, language, author, id, label string) {
+		h := fnv.New64a()
+		_, _ = fmt.Fprintf(h, "line %s %s", split, id) // never fails
+		r := rand.New(rand.NewPCG(seed, h.Sum64()))    //nolint:gosec // made-up data that must be the same again
+		w := &writer{noise: r, level: typed, short: d.talk[language].Short}
+		for i := range variants {
+			text := t.render(r, d.filler(r, language, split, &couples[r.IntN(len(couples))]))
+			if i > 0 {
+				text = w.text(text)
+			}
+			out = append(out, TrainingLine{Text: text, Labels: []string{label}, Author: author, Split: split, Language: language})
+		}
+	}
+	for _, a := range d.risk {
+		for _, label := range grooming.Labels() {
+			for _, w := range a.wordings[label] {
+				if a.split == split {
+					write(w.template, a.language, a.name, w.id, label)
+				}
+			}
+		}
+	}
+	for _, a := range d.harmless {
+		for _, label := range grooming.Labels() {
+			for _, w := range a.wordings[label] {
+				if a.split == split {
+					write(w.template, a.language, a.name, "harmless "+w.id, grooming.HarmlessLabel)
+				}
+			}
+		}
+	}
+	for _, s := range d.negatives {
+		for i, l := range s.lines {
+			if s.split == split {
+				write(l.template, s.language, s.author, fmt.Sprintf("%s/%d", s.id, i), grooming.HarmlessLabel)
+			}
+		}
+	}
+	return out
+}
+
+// TalkMessages returns the small talk of a split as messages, each exchange a
+// conversation of its own: everyday messages to train on, in every language.
+func (d *Data) TalkMessages(split Split) []*pipeline.Message {
+	var out []*pipeline.Message
+	n := 0
+	add := func(language string, lines []string) {
+		id := fmt.Sprintf("talk-%s-%s-%d", split, language, n)
+		n++
+		for i, line := range lines {
+			from, to := "a", "b"
+			if i%2 == 1 {
+				from, to = to, from
+			}
+			out = append(out, &pipeline.Message{
+				ID: fmt.Sprintf("%s/%d", id, i), ConversationID: id, SentAt: firstDay.Add(time.Duration(n)*time.Hour + time.Duration(i)*time.Minute),
+				Sender: pipeline.Party{ID: id + "/" + from}, Recipients: []pipeline.Party{{ID: id + "/" + to}}, Text: pipeline.NewText(line),
+			})
+		}
+	}
+	for _, language := range d.Languages() {
+		t := d.talk[language]
+		for _, lines := range t.small(split) {
+			add(language, lines)
+		}
+		for _, line := range t.Openers.of(split) {
+			add(language, []string{line})
+		}
+		for _, persona := range personas {
+			for _, line := range t.Replies[persona].of(split) {
+				add(language, []string{line})
+			}
+		}
+	}
+	for _, f := range d.everyday {
+		for _, lines := range f.Small {
+			if f.Split == split {
+				add(f.Language, lines)
+			}
+		}
+	}
+	return out
+}
