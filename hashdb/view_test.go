@@ -226,7 +226,9 @@ func TestOfAVideoTheNearestFrameIsToldOnceHoweverFarItIs(t *testing.T) {
 		return h
 	}
 	set := mustSet(t, List{Name: "l", Version: "1", Category: "csam", Entries: []Entry{
-		{Hash: off(VPDQ, 9), ID: "film"}, {Hash: off(VPDQ, 5), ID: "film"}, {Hash: off(VPDQ, 7), ID: "film"},
+		{Hash: off(VPDQ, 9), ID: "film"},
+		{Hash: off(VPDQ, 5), ID: "film"},
+		{Hash: off(VPDQ, 7), ID: "film"},
 		{Hash: off(VPDQ, 6), ID: "other film"},
 		{Hash: off(PDQ, 1), ID: "film"},
 	}})

@@ -435,10 +435,9 @@ func (m *MessageModel) Scores(text string) [ModelColumns - 1]float32 {
 // Evidence returns what a text says for each label, in bans: 3 where at most one
 // in 1,000 benign messages reads so much like it.
 func (m *MessageModel) Evidence(text string) (e [labels]float64) {
-	for l, s := range m.Scores(text) {
-		if l < int(labels) {
-			e[l] = m.bans(label(l), s)
-		}
+	scores := m.Scores(text)
+	for l := range e {
+		e[l] = m.bans(label(l), scores[l])
 	}
 	return e
 }

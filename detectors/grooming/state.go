@@ -27,9 +27,8 @@ type statedAge struct {
 	years  uint8
 }
 
-// states takes in an age that a member stated, and reports whether that
-// changed anything.
-func (s *state) states(member uint64, years uint8) bool {
+// states takes in an age that a member stated.
+func (s *state) states(member uint64, years uint8) {
 	a := &s.stated
 	for i := range a {
 		switch {
@@ -38,12 +37,11 @@ func (s *state) states(member uint64, years uint8) bool {
 				a[1] = a[0]
 			}
 			a[i] = statedAge{member, years}
-			return true
+			return
 		case a[i].member == member:
-			return false
+			return
 		}
 	}
-	return false
 }
 
 // youngestBut returns the least age that another member stated, or 0.

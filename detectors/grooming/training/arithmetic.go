@@ -5,15 +5,6 @@ import "math"
 // Everything here gives the same bits on every processor. A conversion after
 // each product keeps the compiler from fusing it with the sum that it goes into.
 
-func dot(a, b []float32) float32 {
-	sum := float32(0)
-	b = b[:len(a)]
-	for i, x := range a {
-		sum += float32(x * b[i])
-	}
-	return sum
-}
-
 // root is exact to the last bit, as IEEE 754 wants it.
 func root(x float32) float32 { return float32(math.Sqrt(float64(x))) }
 

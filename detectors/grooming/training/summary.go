@@ -70,7 +70,7 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 		s.Labels[l].Label = name
 	}
 	for _, c := range corpora {
-		b, close := CorpusSummary{Name: c.Name}, CorpusSummary{Name: c.Name + ", " + grooming.HarmlessLabel}
+		b, near := CorpusSummary{Name: c.Name}, CorpusSummary{Name: c.Name + ", " + grooming.HarmlessLabel}
 		for i := range c.Texts {
 			t := &c.Texts[i]
 			if t.Split != Test {
@@ -102,7 +102,7 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 			case 0:
 				count(&b.Texts, &b.Bans2, &b.Bans3, most)
 			case 1 << labels:
-				count(&close.Texts, &close.Bans2, &close.Bans3, most)
+				count(&near.Texts, &near.Bans2, &near.Bans3, most)
 			default:
 				a := authors[t.Author]
 				if a == nil {
@@ -112,7 +112,7 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 				count(&a.Texts, &a.Bans2, &a.Bans3, own)
 			}
 		}
-		for _, b := range []CorpusSummary{b, close} {
+		for _, b := range []CorpusSummary{b, near} {
 			if b.Texts > 0 {
 				b.Bans2, b.Bans3 = b.Bans2/float64(b.Texts), b.Bans3/float64(b.Texts)
 				s.Benign = append(s.Benign, b)

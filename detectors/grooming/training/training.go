@@ -299,7 +299,7 @@ func (n *network) learn(e *example, rate float32) {
 	if len(rows) == 0 {
 		return
 	}
-	var sums, errors [columns]float32
+	var sums, missing [columns]float32
 	for _, r := range rows {
 		w := (*[columns]float32)(n.weights[int(r)*columns:])
 		for l, x := range w {
@@ -312,19 +312,19 @@ func (n *network) learn(e *example, rate float32) {
 	k := 0
 	for l := range columns {
 		want := float32(e.labels >> l & 1)
-		errors[l] = want - sigmoid(n.bias[l]+float32(sums[l]*length))
-		if errors[l] < settled && errors[l] > -settled {
+		missing[l] = want - sigmoid(n.bias[l]+float32(sums[l]*length))
+		if missing[l] < settled && missing[l] > -settled {
 			continue
 		}
-		n.bias[l] += float32(float32(rate*biasRate) * errors[l])
-		errors[l] *= length
+		n.bias[l] += float32(float32(rate*biasRate) * missing[l])
+		missing[l] *= length
 		wrong[k] = l
 		k++
 	}
 	for _, r := range rows {
 		w, v := (*[columns]float32)(n.weights[int(r)*columns:]), (*[columns]float32)(n.speed[int(r)*columns:])
 		for _, l := range wrong[:k] {
-			g := errors[l] - float32(decay*w[l])
+			g := missing[l] - float32(decay*w[l])
 			v[l] += float32(g * g)
 			w[l] += float32(float32(rate*g) / root(v[l]))
 		}
