@@ -138,13 +138,14 @@ var standIns = func() (t [256]byte) {
 }()
 
 // repair makes v the reading of u, which looks disguised, that the message model
-// is given: words with stand-ins have their letters, and words that are spelt out
-// letter by letter are joined, up to where the gap is wider.
+// is given: words with stand-ins have their letters, a letter that was stretched
+// stands once, and words that are spelt out letter by letter are joined, up to
+// where the gap is wider.
 func (v *view) repair(u *view) {
 	v.b, v.at, v.stretched = v.b[:0], v.at[:0], u.stretched
 	for i := 0; i < len(u.b); {
 		end, letters := i, false
-		for end < len(u.b) && (wordByte(u.b[end]) != ' ' || standIns[u.b[end]] != 0 && end+1 < len(u.b) && wordByte(u.b[end+1]) != ' ') {
+		for end < len(u.b) && (wordByte(u.b[end]) != ' ' || u.inWord(i, end)) {
 			letters = letters || u.b[end] >= 'a'
 			end++
 		}
@@ -158,6 +159,9 @@ func (v *view) repair(u *view) {
 			if l := standIns[c]; letters && l != 0 {
 				c = l
 			}
+			if i > 0 && c == u.b[i-1] && c >= 'a' && u.at[i+1]-u.at[i] > 1 {
+				continue // others like it were dropped behind it
+			}
 			v.b, v.at = append(v.b, c), append(v.at, u.at[i])
 		}
 		if u.spelt(end) {
@@ -165,6 +169,14 @@ func (v *view) repair(u *view) {
 		}
 	}
 	v.at = append(v.at, u.at[len(u.b)])
+}
+
+// inWord reports whether what stands at is a stand-in that is no letter or
+// digit, in a word that begins at from: before another letter, or, where it is
+// not what sentences end with, behind one.
+func (v *view) inWord(from, at int) bool {
+	c := v.b[at]
+	return standIns[c] != 0 && (at+1 < len(v.b) && wordByte(v.b[at+1]) != ' ' || at > from && (c == '$' || c == '@'))
 }
 
 // spelt reports whether a single letter ends at end, and after one separator

@@ -136,9 +136,9 @@ func (l *lexicon) frames(s *scratch) {
 				continue
 			}
 			r := &l.rules[f.rule]
-			a, b := s.folded.original(int(from), int(to))
+			a, b := s.reading.original(int(from), int(to))
 			s.within(span{a, b})
-			s.cues[r.label].add(f.rule, r.weight, span{a, b}, false)
+			s.cues[r.label].add(f.rule, r.weight, span{a, b}, s.hides(a, b))
 		}
 	}
 }

@@ -81,7 +81,7 @@ func TestDisguisedWordsAreRepairedForTheModel(t *testing.T) {
 	var u, v view
 	for s, want := range map[string]string{
 		"d0nt t3ll y0ur m0m": "dont tell your mom", "h3y, wh4t t1me at 5?": "hey, what time at 5?", "s e c r e t": "secret",
-		"d o n t  t e l l": "dont tell", "k.e.e.p it": "keep it", "plan b or c": "plan b or c", "m@m & p@pa!": "mam & papa!", "": "", "1 2 3": "1 2 3",
+		"d o n t  t e l l": "dont tell", "k.e.e.p it": "keep it", "plan b or c": "plan b or c", "m@m & p@pa!": "mam & papa!", "k1d$ l1v3 here": "kids live here", "heyyyy you're sooo good": "hey youre so good", "": "", "1 2 3": "1 2 3",
 	} {
 		u.fold(s)
 		v.repair(&u)
@@ -270,7 +270,7 @@ func TestLongPhrasesAreCutAndStillMean(t *testing.T) {
 	var s scratch
 	for text, want := range map[string]bool{
 		"a b c d end": true, "x v v u u end x": true, "a b c d x end": false, "a b c end": false, "a b. c d end": false, "a b c d e end": true,
-		"one two": true, "one x y z two": true, "one w x y z two": false, "one. two": false, "two one": false,
+		"one two": true, "one x y z two": true, "one we xe ye ze two": false, "one. two": false, "two one": false,
 	} {
 		l.scan(text, &s)
 		if got := s.cues[secrecy].n+s.cues[gift].n > 0; got != want {

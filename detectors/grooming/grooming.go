@@ -6,10 +6,12 @@
 //
 // A message is folded ([view]: look-alikes, invisible characters, stretched and
 // disguised writing), searched in one pass for the wordings of the rule packs and
-// for the ideas that their frames join whatever the words, read by a trained
-// [MessageModel] where there is one, for wordings that no rule has, and what it
-// says is added to the conversation's state, per sender. The risk
-// of a conversation is the greatest of its senders'. No single cue raises an
+// for the ideas that their frames join whatever the words (in a second one where
+// it looks disguised, with its words repaired), read by a trained [MessageModel]
+// where there is one, for wordings that no rule has and for how harmless they
+// read, and what it says is added to the conversation's state, per sender, where
+// it fades with time and with messages. The risk of a conversation is the greatest
+// of its senders'. No single cue raises an
 // alert, and account data never do by themselves. User names, links, addresses
 // and numbers are known by their form and make a wish to go on elsewhere
 // stronger; an age under 18 that somebody states counts a little where the

@@ -24,7 +24,8 @@ type cue struct {
 type scratch struct {
 	folded, squashed view
 	repaired         view  // where the text looks disguised
-	reading          *view // that the message model is given
+	reading          *view // the one of both that words are looked for in, and behind a scan the one to read
+	text             string
 	cues             [labels]cue
 	allowed          [maxAllowed]allowed
 	allows           int
@@ -101,21 +102,29 @@ func (l *lexicon) scan(text string, s *scratch) {
 	if len(s.gaps) < l.slots {
 		s.gaps = make([]gap, l.slots)
 	}
-	if s.generation++; s.generation == 0 {
-		clear(s.gaps)
-		s.generation = 1
-	}
+	s.again()
 	s.folded.fold(text)
 	s.work = work{folded: len(s.folded.b)}
+	s.text, s.reading = text, &s.folded
 	l.scanWords(s)
-	s.reading = &s.folded
 	if s.folded.disguised() {
 		s.repaired.repair(&s.folded)
 		s.reading = &s.repaired
+		s.again()
+		l.scanWords(s)
 		s.squashed.squash(&s.folded)
 		l.scanSquashed(text, s)
 	}
 	l.weaken(s)
+}
+
+// again forgets where parts of phrases were seen in another reading.
+func (s *scratch) again() {
+	s.cueEnd = 0
+	if s.generation++; s.generation == 0 {
+		clear(s.gaps)
+		s.generation = 1
+	}
 }
 
 // weaken applies the allow-cues that are left.
@@ -189,7 +198,7 @@ var kind = func() (t [256]uint8) {
 }()
 
 func (l *lexicon) scanWords(s *scratch) {
-	b := s.folded.b
+	b := s.reading.b
 	s.work.steps += len(b)
 	root, _ := l.words.step(0, ' ')
 	row := root
@@ -252,15 +261,34 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 			l.hear(s, place{concept: r.concept, first: first, last: word, start: int32(start), end: int32(end)})
 			continue
 		}
-		from, to := s.folded.original(start, end)
+		from, to := s.reading.original(start, end)
 		if r.allow {
 			s.allow(p.rule, span{from, to})
 			continue
 		}
 		s.cueEnd = max(s.cueEnd, to)
 		s.cover(span{from, to})
-		s.cues[r.label].add(p.rule, r.weight, span{from, to}, false)
+		s.cues[r.label].add(p.rule, r.weight, span{from, to}, s.hides(from, to))
 	}
+}
+
+// hides reports whether a part of the original was repaired: it has stand-ins
+// beside letters, or more separators than words have.
+func (s *scratch) hides(from, to int) bool {
+	if s.reading != &s.repaired {
+		return false
+	}
+	singles := 0
+	for i := from; i < to; i++ {
+		letter := func(at int) bool { return at >= from && at < to && wordByte(s.text[at]|0x20) >= 'a' }
+		if standIns[s.text[i]] != 0 && (letter(i-1) || letter(i+1)) {
+			return true
+		}
+		if letter(i) && !letter(i-1) && !letter(i+1) {
+			singles++
+		}
+	}
+	return singles > 2
 }
 
 func (l *lexicon) scanSquashed(text string, s *scratch) {

@@ -8,6 +8,11 @@
 // and given times and accounts. The other side never writes anything but neutral
 // replies. Everything follows from the seed.
 //
+// [Data.Lines] and [Data.TalkMessages] write what a message model is trained on:
+// the phrases, lines that use the same words to a harmless end
+// (harmless-AUTHOR.yaml), the lines of the scripts, small talk (talk-AUTHOR.yaml)
+// and talk that is full of what looks like cues (everyday-AUTHOR.yaml).
+//
 // Authors, scripts, fillers, small talk and functional tests belong to one of
 // two splits, [Train] and [Test]. What is trained or tuned may see the first
 // alone. [Data.TestDigest] names the state of the second; a test holds it.
