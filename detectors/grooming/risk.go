@@ -23,7 +23,7 @@ const bands = 2
 // harmless ones that are close in words; none of either is among those that
 // figures are given for.
 const (
-	bias       = -4.85
+	bias       = -4.6
 	repetition = 0.8  // of what a label has gathered beyond its strongest cue
 	maxLabel   = 4.0  // log-odds that one label gives at most
 	coverage   = 0.63 // log-odds for each label after the first
@@ -35,7 +35,7 @@ const (
 	// Fewer messages than several, however full of cues, are not yet a conversation
 	// that develops: the log-odds are less by hasty.
 	several = 3
-	hasty   = 0.8
+	hasty   = 1.2
 
 	// halfMessages is after how many messages of a conversation evidence counts
 	// half: what is said once in a thousand messages says little.
