@@ -272,12 +272,17 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 	}
 }
 
+// maxHiding is how much of a cue is looked at for what it hides, in bytes: the
+// words of many cues may have the same padding between them.
+const maxHiding = 256
+
 // hides reports whether a part of the original was repaired: it has stand-ins
 // beside letters, or more separators than words have.
 func (s *scratch) hides(from, to int) bool {
 	if s.reading != &s.repaired {
 		return false
 	}
+	to = min(to, from+maxHiding)
 	singles := 0
 	for i := from; i < to; i++ {
 		letter := func(at int) bool { return at >= from && at < to && wordByte(s.text[at]|0x20) >= 'a' }

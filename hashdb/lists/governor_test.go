@@ -417,7 +417,7 @@ func FuzzResumeGovernor(f *testing.F) {
 		}
 		first, err := g.Snapshot()
 		if err != nil {
-			t.Skip() // a time that no JSON can hold, or text
+			return // a time that no JSON can hold, or text
 		}
 		again, err := ResumeGovernor(DefaultGovernorRules(), first)
 		if err != nil {
