@@ -179,7 +179,12 @@ end
 local answer = {'OK'}
 for i, r in ipairs(records) do
   local key = 12 + 3 * (i - 1)
-  local c = load(r.case) or {id = r.case, key = r.key, kind = r.kind, sev = 0, revision = 0, attempts = 0, indexed = 0, high = {}}
+  local c = load(r.case)
+  if not c then
+    c = {id = r.case, key = r.key, kind = r.kind, sev = 0, revision = 0, attempts = 0, indexed = 0, high = {}}
+    -- Where Redis lost keys, those of a case may have outlived it: what they know would keep it from being filled again.
+    redis.call('DEL', KEYS[key], KEYS[key + 1], KEYS[key + 2])
+  end
   if r.revision then
     answer[#answer + 1] = decision(c, r, KEYS[key], KEYS[key + 2])
   else

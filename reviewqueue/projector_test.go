@@ -12,6 +12,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/go-json-experiment/json"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/dmguard/dmguard/pipeline"
@@ -46,7 +47,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.NewTimer(20 * time.Second)
+	timeout := time.NewTimer(3 * time.Minute) // for what never comes; nothing here takes long
 	defer timeout.Stop()
 	for !ok() {
 		select {
@@ -121,6 +122,35 @@ func TestTheProjectorFollowsPassesBadRecordsAndRefillsAnEmptiedRedis(t *testing.
 		}
 		e.write(e.hit("c-3", "m-1", pipeline.High, nil))
 		until(t, "it follows after the rebuild", func() bool { return e.stats().Pending == 2 })
+	})
+}
+
+// TestWhatOutlivedALossDoesNotKeepACaseAway loses the keys of shards while those
+// of single cases stay.
+func TestWhatOutlivedALossDoesNotKeepACaseAway(t *testing.T) {
+	onEvery(t, func(t *testing.T, e *env) {
+		for i := range 12 {
+			e.add(e.hit(fmt.Sprint("c-", i), "m-1", pipeline.High, nil))
+			if i%2 == 0 {
+				l := e.claim(alice)
+				if err := e.Decide(t.Context(), alice, l.Case.ID, l.Token, Decision{Choice: Dismiss}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		want := e.stats()
+		for shard := range e.config.Shards {
+			if err := e.deps.Redis.Unlink(t.Context(), e.keys(shard, e.generation(shard))[keyPositions:]...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := (&run{Projector: NewProjector(e.Queue, e.log)}).toEnds(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// Its age goes on.
+		if diff := cmp.Diff(want, e.stats(), cmpopts.IgnoreFields(Stats{}, "OldestSeconds")); diff != "" {
+			t.Errorf("after the refill (-before +after):\n%s", diff)
+		}
 	})
 }
 

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"sync"
 	"time"
 
+	"github.com/pierrec/lz4/v4"
 	kgo "github.com/segmentio/kafka-go"
 
 	"github.com/dmguard/dmguard/pipeline"
@@ -292,14 +294,31 @@ func appendNullable(dst, b []byte) []byte {
 	return append(binary.AppendVarint(dst, int64(len(b))), b...)
 }
 
-func deflate(data []byte, c kgo.Compression) ([]byte, error) {
-	codec := c.Codec()
-	if codec == nil {
-		return nil, fmt.Errorf("unknown compression %d", c)
+// lz4Writers make frames of 64 KiB blocks, as the Java client does. kafka-go's
+// blocks are of 4 MiB, and whoever reads a batch has buffers of that size for it,
+// however small it is.
+var lz4Writers = sync.Pool{New: func() any {
+	w := lz4.NewWriter(nil)
+	if err := w.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)); err != nil {
+		panic(err) // the options are constants
 	}
+	return w
+}}
+
+func deflate(data []byte, c kgo.Compression) ([]byte, error) {
 	var out bytes.Buffer
 	out.Grow(len(data) / 2)
-	w := codec.NewWriter(&out)
+	var w io.WriteCloser
+	if c == kgo.Lz4 {
+		z := lz4Writers.Get().(*lz4.Writer)
+		defer lz4Writers.Put(z)
+		z.Reset(&out)
+		w = z
+	} else if codec := c.Codec(); codec != nil {
+		w = codec.NewWriter(&out)
+	} else {
+		return nil, fmt.Errorf("unknown compression %d", c)
+	}
 	if _, err := w.Write(data); err != nil {
 		return nil, fmt.Errorf("compressing a batch: %w", err)
 	}

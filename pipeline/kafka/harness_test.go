@@ -266,7 +266,9 @@ func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(30 * time.Second) // far more than anything here takes
+	// For what never comes. A member that is gone keeps its partitions for a
+	// session, and one that comes back may wait for several of them in turn.
+	limit := time.After(3 * time.Minute)
 	for !f() {
 		select {
 		case <-tick.C:
