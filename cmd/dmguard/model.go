@@ -12,7 +12,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/dmguard/dmguard/detectors"
 	"github.com/dmguard/dmguard/detectors/grooming"
 	"github.com/dmguard/dmguard/detectors/grooming/evaluation"
 	"github.com/dmguard/dmguard/pipeline"
@@ -28,9 +27,9 @@ func modelCommand() *command {
 	}
 }
 
-// groomingDetector builds the grooming detector as scan and the worker would,
-// and returns the settings it has.
-func groomingDetector(path string) (pipeline.Detector, *grooming.Config, error) {
+// groomingRules builds the grooming detector as scan and the worker would, but
+// for its message model, and returns the configuration.
+func groomingRules(path string) (*grooming.Detector, *Config, error) {
 	cfg, err := loadConfig(path)
 	if err != nil {
 		return nil, nil, err
@@ -39,15 +38,25 @@ func groomingDetector(path string) (pipeline.Detector, *grooming.Config, error) 
 		return nil, nil, errors.New("the configuration turns the grooming detector off")
 	}
 	packs, err := rulePacks(cfg)
-	reader, merr := messageModel(cfg)
-	if err := errors.Join(err, merr); err != nil {
-		return nil, nil, err
-	}
-	catalogue, err := detectors.Build(detectors.Config{Grooming: cfg.Detectors.Grooming}, detectors.Deps{RulePacks: packs, MessageModel: reader})
 	if err != nil {
 		return nil, nil, err
 	}
-	return catalogue[0], cfg.Detectors.Grooming, nil
+	d, err := grooming.New(*cfg.Detectors.Grooming, packs)
+	return d, cfg, err
+}
+
+// groomingDetector is groomingRules with the message model, and returns the
+// settings of the detector.
+func groomingDetector(path string) (*grooming.Detector, *grooming.Config, error) {
+	d, cfg, err := groomingRules(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	reader, err := messageModel(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return d.With(reader), cfg.Detectors.Grooming, nil
 }
 
 // openPacked opens a file, and unpacks it where its name ends in .zst or .gz.

@@ -54,6 +54,7 @@ func runModelTrain(ctx context.Context, cl *commandLine) error {
 	licences := cl.list("licence", "`NAME=LICENCE` of a file or folder, named without what follows the first dot; wanted for each")
 	repeats := cl.list("repeat", "`NAME=N` for a file or folder whose texts are seen so often in an epoch; once without")
 	out := cl.String("out", "", "`file` to write the model to")
+	config := cl.String("config", os.Getenv("DMGUARD_CONFIG"), "configuration `file`, for the rule packs, which say what ideas texts have (environment: DMGUARD_CONFIG)")
 	asJSON := cl.Bool("json", false, "write the summary as JSON")
 	cl.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "the same seed and data give the same file")
 	cl.IntVar(&cfg.Bits, "bits", cfg.Bits, "the table has 2 to the power of this many rows")
@@ -78,6 +79,9 @@ func runModelTrain(ctx context.Context, cl *commandLine) error {
 	}
 	corpora, err := readCorpora(*data, *benign, *licences, *repeats)
 	if err != nil {
+		return err
+	}
+	if cfg.Rules, _, err = groomingRules(*config); err != nil {
 		return err
 	}
 	bar := newProgress(cl.err, "texts")

@@ -172,6 +172,14 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
+	for _, d := range catalogue {
+		if g, ok := d.(*grooming.Detector); ok {
+			if lacks := g.Lacks(); len(lacks) > 0 {
+				log.Warn("the message model was trained with ideas that the rule packs do not have: it sees less than it could",
+					zap.Int("ideas", len(lacks)), zap.String("first", lacks[0]))
+			}
+		}
+	}
 	policy, err := digest(cfg.Policy)
 	if err != nil {
 		return err

@@ -10,16 +10,21 @@ package grooming
 // was also trained on what uses the words of the labels to a harmless end, by a
 // parent, a coach, a friend of the same age.
 const (
-	telling     = -1.95 // log-odds
-	modelGrowth = 0.92
+	telling     = -1.5 // log-odds
+	modelGrowth = 1.0
 	maxModel    = 4 // as much as a label counts at most
 
 	// Harmless wording lowers the log-odds of a label by harmlessGrowth for each
 	// log-odds beyond harmlessFrom, and the weight of a rule by a share of it.
-	harmlessFrom   = -1.16
-	harmlessGrowth = 1.31
-	ruleExcused    = 0.25
-	leastRule      = 0.75 // of its weight: a person chose its words
+	harmlessFrom   = -1.47
+	harmlessGrowth = 1.5
+	ruleExcused    = 0.05
+	leastRule      = 0.95 // of its weight: a person chose its words
+
+	// The model knows the concepts of the rules, and more of what is around them: where there is one a rule counts so much
+	// of its weight, and all of it where what it found was disguised.
+	besides   = 0.5 // of the weight of a label that is not the strongest of its message
+	ruleShare = 0.85
 )
 
 // noRule is the rule of a cue that the model alone found.
@@ -29,7 +34,7 @@ const noRule = ^uint32(0)
 // it, and adds what the rules have not found.
 func (m *MessageModel) read(s *scratch) {
 	r := &s.opinion
-	m.score(s.reading.b, r)
+	m.score(s.reading.b, s.ideas, r)
 	if !r.words {
 		return
 	}
@@ -41,7 +46,7 @@ func (m *MessageModel) read(s *scratch) {
 		if c.n == 0 || c.disguised { // who hides what is said has not said it harmlessly
 			continue
 		}
-		if c.weight *= max(leastRule, 1-float32(ruleExcused*excuse)); c.weight < minCue {
+		if c.weight *= ruleShare * max(leastRule, 1-float32(ruleExcused*excuse)); c.weight < minCue {
 			*c = cue{}
 		}
 	}
@@ -52,6 +57,25 @@ func (m *MessageModel) read(s *scratch) {
 		}
 	}
 	m.cue(s, best, weights[best])
+	s.single()
+}
+
+// single makes what a message says beside its strongest label count less: one
+// sentence is one thing said, whatever else its words are used for.
+func (s *scratch) single() {
+	best := ageProbe
+	for l := range labels {
+		if s.cues[l].weight > s.cues[best].weight {
+			best = l
+		}
+	}
+	for l := range labels {
+		if c := &s.cues[l]; l != best && c.n > 0 {
+			if c.weight *= besides; c.weight < minCue {
+				*c = cue{}
+			}
+		}
+	}
 }
 
 // cue adds what the model says of one label.
@@ -61,13 +85,16 @@ func (m *MessageModel) cue(s *scratch, l label, weight float32) {
 	if weight < minCue || weight <= c.weight {
 		return
 	}
+	words, _ := m.shares(s.reading.b, s.ideas, s.opinion.windows[l], l, &s.opinion.x)
+	at := strongest(words)
+	from, to := s.reading.original(at.start, at.end)
+	if s.hides(from, to) {
+		weight = min(maxModel, weight*hidden)
+	}
 	if c.n == 0 {
 		c.rule = noRule
 	}
 	c.weight, c.read, c.bans = weight, true, m.bans(l, s.opinion.scores[l])
-	words, _ := m.shares(s.reading.b, s.opinion.windows[l], l, &s.opinion.x)
-	at := strongest(words)
-	from, to := s.reading.original(at.start, at.end)
 	c.place(weight, span{from, to})
 }
 

@@ -1,19 +1,23 @@
 package grooming
 
 import (
+	"cmp"
 	"encoding/binary"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/dmguard/dmguard/pipeline"
 )
 
 // What the message model sees of a text are hashes of the words of the folded
-// text, of neighbouring words, and of three to five characters in a row within
-// a word, its edges counted as one each. A letter that follows itself counts
-// once, since who stretches words does so anywhere. Numbers of this file are part
-// of the format of a model: featureVersion changes with them.
+// text, of neighbouring words, of three to five characters in a row within a
+// word, its edges counted as one each, and of the ideas that the rule packs know
+// it by, alone and two in a row: they are the same in every language. A letter
+// that follows itself counts once, since who stretches words does so anywhere.
+// Numbers of this file are part of the format of a model: featureVersion changes
+// with them.
 const (
-	featureVersion = 2
+	featureVersion = 3
 
 	shortestGram, longestGram = 3, 5
 
@@ -25,9 +29,15 @@ const (
 	blockWords = 16
 	blockBytes = 112
 
+	// Two ideas are a pair where at most this many words lie from the one to the
+	// other, and of the ideas before one so many are looked at.
+	ideaReach, ideaLooks = 4, 24
+	// maxWordIdeas is how many ideas that end in one word are looked at.
+	maxWordIdeas = 6
+
 	// maxBlockFeatures is more than a block can have: a word of n characters has
-	// at most 3n of them and two more.
-	maxBlockFeatures = 3*(blockBytes+maxWordBytes) + 2*blockWords
+	// at most 3n of them and two more, and its ideas with those before them.
+	maxBlockFeatures = 3*(blockBytes+maxWordBytes) + blockWords*(2+maxWordIdeas*(1+ideaLooks))
 
 	// maxModelChars is how many characters of the folded text are looked at. Only a
 	// text that grew in folding has more; then samples are, evenly spread.
@@ -41,8 +51,16 @@ type block struct {
 	words  int
 	hashes [maxBlockFeatures]uint64
 	word   [maxBlockFeatures]uint8 // that the feature ends in
-	pair   [maxBlockFeatures]bool  // the feature is of this word and the one before it
+	back   [maxBlockFeatures]uint8 // how many words before this one lies another that the feature is of too; 0 for none
 	spans  [blockWords]span        // of words, in the folded text
+}
+
+// An idea is something that the rule packs know by name, and where it is said:
+// one of their concepts or classes of words.
+type idea struct {
+	name        uint32 // hash of it
+	first, last int32  // words, by number
+	end         int32  // in the folded text
 }
 
 // extractor reads a folded text block by block.
@@ -50,11 +68,22 @@ type extractor struct {
 	text     []byte
 	at       int
 	previous uint64 // hash of the word before, 0 for none
+	ideas    []idea // of the whole text, by their ends
+	from     int    // where text begins in the whole text
+	idea     int    // the next to come
 	block    block
 }
 
-func (x *extractor) reset(text []byte) {
-	x.text, x.at, x.previous = text, 0, 0
+// reset begins with a text, or with the part of one that begins at from, and the
+// ideas of the whole.
+func (x *extractor) reset(text []byte, from int, ideas []idea) {
+	x.text, x.at, x.previous, x.ideas, x.from = text, 0, 0, ideas, from
+	x.skip(from)
+}
+
+// skip passes over the ideas that end up to a place in the whole text.
+func (x *extractor) skip(to int) {
+	x.idea, _ = slices.BinarySearchFunc(x.ideas, int32(to)+1, func(i idea, end int32) int { return cmp.Compare(i.end, end) })
 }
 
 // next reads the next block and reports whether there was one.
@@ -110,77 +139,94 @@ func (x *extractor) add(start, end int, multibyte bool) {
 		h = (h ^ uint64(c)) * fnvPrime
 	}
 	h = mix(h ^ wordSalt)
-	at := b.n
-	b.hashes[at], b.word[at], b.pair[at] = h, nth, false
+	at := x.addIdeas(end, b.n, nth)
+	b.hashes[at], b.word[at], b.back[at] = h, nth, 0
 	at++
 	if x.previous != 0 {
-		b.hashes[at], b.word[at], b.pair[at] = mix(x.previous*fnvPrime+h), nth, true
+		b.hashes[at], b.word[at], b.back[at] = mix(x.previous*fnvPrime+h), nth, 1
 		at++
 	}
 	x.previous = h
 
 	if multibyte {
-		b.n = x.grams(w[:n], at, nth)
+		b.n = x.grams(w[:], n, at, nth)
 		return
 	}
 	for i := 0; i+shortestGram <= n; i++ {
 		key := binary.LittleEndian.Uint64(w[i:])
-		b.hashes[at], b.word[at], b.pair[at] = mix(key&(1<<24-1)|3<<56), nth, false
+		b.hashes[at], b.word[at], b.back[at] = mix(key&(1<<24-1)|3<<56), nth, 0
 		at++
 		if i+4 <= n {
-			b.hashes[at], b.word[at], b.pair[at] = mix(key&(1<<32-1)|4<<56), nth, false
+			b.hashes[at], b.word[at], b.back[at] = mix(key&(1<<32-1)|4<<56), nth, 0
 			at++
 		}
 		if i+5 <= n {
-			b.hashes[at], b.word[at], b.pair[at] = mix(key&(1<<40-1)|5<<56), nth, false
+			b.hashes[at], b.word[at], b.back[at] = mix(key&(1<<40-1)|5<<56), nth, 0
 			at++
 		}
 	}
 	b.n = at
 }
 
-// grams adds the runs of characters of a word that is not only ASCII.
-func (x *extractor) grams(w []byte, at int, nth uint8) int {
+// addIdeas adds those that end in the word that ends at end, alone and each
+// behind those before it, and returns the number of features.
+func (x *extractor) addIdeas(end, at int, nth uint8) int {
 	b := &x.block
-	for i := range w {
-		if !utf8.RuneStart(w[i]) {
+	for n := 0; x.idea < len(x.ideas) && int(x.ideas[x.idea].end) <= x.from+end; x.idea++ {
+		if n++; n > maxWordIdeas {
 			continue
 		}
-		end, chars := i, 0
-		for end < len(w) && chars < longestGram {
-			end++
-			for end < len(w) && !utf8.RuneStart(w[end]) {
-				end++
+		i := &x.ideas[x.idea]
+		b.hashes[at], b.word[at], b.back[at] = mix(uint64(i.name)^ideaSalt), nth, 0
+		at++
+		for j := x.idea - 1; j >= max(0, x.idea-ideaLooks); j-- {
+			p := &x.ideas[j]
+			if p.last < i.first-ideaReach {
+				break
 			}
-			if chars++; chars >= shortestGram {
-				b.hashes[at], b.word[at], b.pair[at] = gramHash(w[i:end]), nth, false
-				at++
+			if p.last >= i.first {
+				continue // the same words
 			}
+			b.hashes[at], b.word[at], b.back[at] = mix(uint64(p.name)<<32|uint64(i.name)), nth, uint8(i.last-p.last)
+			at++
 		}
 	}
 	return at
 }
 
-// gramHash hashes a run of characters, a short one as add does it at once.
-func gramHash(g []byte) uint64 {
-	if len(g) < 8 {
-		key := uint64(len(g)) << 56
-		for i, c := range g {
-			key |= uint64(c) << (8 * i)
+// grams adds the runs of characters of a word of n bytes that is not only ASCII;
+// w has room to read eight bytes anywhere in it.
+func (x *extractor) grams(w []byte, n, at int, nth uint8) int {
+	b := &x.block
+	for i := range n {
+		if !utf8.RuneStart(w[i]) {
+			continue
 		}
-		return mix(key)
+		h := uint64(fnvOffset)
+		for end, chars := i, 1; end < n && chars <= longestGram; chars++ {
+			h = phraseHash(h, w[end])
+			for end++; end < n && !utf8.RuneStart(w[end]); end++ {
+				h = phraseHash(h, w[end])
+			}
+			if chars < shortestGram {
+				continue
+			}
+			key := h
+			if l := end - i; l < 8 { // as add does it at once
+				key = binary.LittleEndian.Uint64(w[i:])&(1<<(8*l)-1) | uint64(l)<<56
+			}
+			b.hashes[at], b.word[at], b.back[at] = mix(key), nth, 0
+			at++
+		}
 	}
-	h := uint64(fnvOffset)
-	for _, c := range g {
-		h = (h ^ uint64(c)) * fnvPrime
-	}
-	return mix(h)
+	return at
 }
 
 const (
 	fnvOffset = 14695981039346656037
 	fnvPrime  = 1099511628211
 	wordSalt  = 0x5bd1e9955bd1e995
+	ideaSalt  = 0xc2b2ae3d27d4eb4f
 )
 
 // mix spreads a key over all bits.
@@ -235,23 +281,39 @@ func stretches(text []byte, look func(text []byte, from int)) {
 }
 
 // Extractor gives the features of texts to whoever trains a model. The zero
-// value is ready. It is not safe for concurrent use.
+// value is ready and knows no ideas; see [Detector.Extractor]. It is not safe for
+// concurrent use.
 type Extractor struct {
-	view view
-	x    extractor
+	lexicon *lexicon
+	s       scratch
+	x       extractor
 }
+
+// Extractor returns one that knows the ideas of the detector's rule packs.
+func (d *Detector) Extractor() *Extractor { return &Extractor{lexicon: d.lexicon} }
 
 // Blocks calls yield with the hashes of the features of one block of words after
 // another; what yield gets is valid until it returns. A model judges two blocks
 // in a row at once. [Slot] says which row of a table is a feature's.
 func (e *Extractor) Blocks(text string, yield func(hashes []uint64)) {
-	e.view.fold(text)
-	stretches(e.view.b, func(text []byte, _ int) {
-		e.x.reset(text)
+	e.lexicon.read(text, &e.s)
+	stretches(e.s.reading.b, func(text []byte, from int) {
+		e.x.reset(text, from, e.s.ideas)
 		for e.x.next() {
 			yield(e.x.block.hashes[:e.x.block.n])
 		}
 	})
+}
+
+// read makes the reading of a text that the message model sees, and finds its
+// ideas. Without packs that is the folded text, and there are none.
+func (l *lexicon) read(text string, s *scratch) {
+	if l == nil {
+		s.folded.fold(text)
+		s.reading, s.ideas = &s.folded, s.ideas[:0]
+		return
+	}
+	l.scan(text, s)
 }
 
 // Slot returns the row that a feature has in a table of 1<<bits rows, and the

@@ -255,6 +255,8 @@ func (c *compiler) concept(name string, line int) uint16 {
 		}
 		n = uint16(len(c.concepts))
 		c.concepts[name] = n
+		c.ideas[name] = true
+		c.lex.names = append(c.lex.names, ideaName(name))
 	}
 	return n
 }

@@ -161,6 +161,53 @@ func FuzzAutomatonAgainstNaiveSearch(f *testing.F) {
 	})
 }
 
+func FuzzPhrasesAgainstNaiveSearch(f *testing.F) {
+	f.Add("a b\nb\nb a b\nb c\nb c a\nc\nc a a", "a b c c a b")
+	f.Add("he\nshe is\nis his\nis his hers", "she is his hers is his")
+	f.Add("a a\na a a\na", "a a a a a a")
+	f.Add("x a\nx b\nx c\nx d\nx e\nx f\nx g\nx h\nx i\nx j\nx k", "x a x k x z x j")
+	f.Fuzz(func(t *testing.T, list, text string) {
+		if len(list) > 2000 || len(text) > 2000 {
+			return
+		}
+		words := func(s string) []string { return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' }) }
+		var patterns []string
+		var values []uint32
+		for p := range strings.SplitSeq(list, "\n") {
+			if p = strings.Join(words(p), " "); p != "" && !slices.Contains(patterns, p) {
+				patterns, values = append(patterns, p), append(values, uint32(len(values)))
+			}
+		}
+		a, err := newPhraseAutomaton(patterns, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, steps, read := uint32(0), 0, words(text)
+		var hit bool
+		for i, w := range read {
+			h := uint64(fnvOffset)
+			for j := range len(w) {
+				h = phraseHash(h, w[j])
+			}
+			var got, want []uint32
+			if state, hit = a.step(state, h, &steps); hit {
+				got = slices.Sorted(slices.Values(a.outputs(state)))
+			}
+			for j, p := range patterns {
+				if strings.HasSuffix(" "+strings.Join(read[:i+1], " "), " "+p) {
+					want = append(want, values[j])
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%q in %q, at %d: got %v, want %v", patterns, read, i, got, want)
+			}
+		}
+		if steps > 2*len(read) {
+			t.Fatalf("%d steps for %d words", steps, len(read))
+		}
+	})
+}
+
 // FuzzWordsAgainstNaiveSearch holds the whole path (parts, gaps excepted) to
 // looking for each phrase between word boundaries.
 func FuzzWordsAgainstNaiveSearch(f *testing.F) {

@@ -121,7 +121,7 @@ func New(cfg Config, packs map[string][]byte) (*Detector, error) {
 	}
 	d := &Detector{
 		lexicon: l,
-		model:   model{halfLife: cfg.HalfLife.Seconds(), bands: [bands]float64{cfg.Review, cfg.High}},
+		model:   model{bias: rulesBias, halfLife: cfg.HalfLife.Seconds(), bands: [bands]float64{cfg.Review, cfg.High}},
 		version: digest(cfg, packs),
 	}
 	d.memory.New = func() any { return new(memory) }
@@ -133,15 +133,36 @@ func (d *Detector) With(m *MessageModel) *Detector {
 	n := &Detector{lexicon: d.lexicon, reader: m, model: d.model, version: d.version}
 	n.memory.New = func() any { return new(memory) }
 	n.version, _, _ = strings.Cut(d.version, "+")
+	n.model.bias = rulesBias
 	if m != nil {
 		n.version += "+" + m.Digest()[:16]
+		n.model.bias = readBias
 	}
 	return n
 }
 
+// Ideas returns the names of what the rule packs know by name, concepts and
+// classes of words, sorted: what a message model can learn from beside words and
+// letters.
+func (d *Detector) Ideas() []string { return slices.Clone(d.lexicon.ideas) }
+
+// Lacks returns the names of the ideas that the message model was trained with
+// and the rule packs do not have: without them it sees less.
+func (d *Detector) Lacks() (names []string) {
+	if d.reader == nil {
+		return nil
+	}
+	for _, name := range d.reader.header.Ideas {
+		if _, ok := slices.BinarySearch(d.lexicon.ideas, name); !ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // engine changes with what is built in and changes verdicts: the folding, the
 // constants of the model, the state.
-const engine = "3"
+const engine = "4"
 
 func digest(cfg Config, packs map[string][]byte) string {
 	h := sha256.New()

@@ -49,7 +49,8 @@ type ModelHeader struct {
 	Calibration Calibration           `json:"calibration"`
 	Training    Training              `json:"training"`
 	Data        []DataSource          `json:"data"`
-	Rows        int                   `json:"rows"` // that are used
+	Ideas       []string              `json:"ideas"` // of the rule packs that it was trained with
+	Rows        int                   `json:"rows"`  // that are used
 }
 
 // Calibration says how rare a score is among benign messages that were not
@@ -109,7 +110,8 @@ type ModelRow struct {
 type MessageModel struct {
 	header ModelHeader
 	digest [sha256.Size]byte
-	rows   [][2]uint64 // 16 bytes: the weights, each plus 128, check, two of zero
+	rows   [][2]uint64 // 16 bytes: the weights, each plus 128, three of zero
+	checks []uint16    // by row; 0 where there is none. Apart, since most features have no row and end here
 	shift  int
 	tails  [labels][]float32
 }
@@ -118,7 +120,7 @@ type MessageModel struct {
 const MaxModelBytes = 4 << 20
 
 const (
-	modelMagic     = "dmguard message model 2\n"
+	modelMagic     = "dmguard message model 3\n"
 	maxHeaderBytes = 1 << 20
 	minBits        = 8
 	maxBits        = 18
@@ -128,8 +130,6 @@ const (
 	tailsPerBan = 10
 	// maxBans is the most evidence that a model gives for a label.
 	maxBans = 4
-
-	checkAt = 8 * (ModelColumns - 8) // of the second word
 )
 
 // Encode returns the file that [LoadModel] reads. Rows have to rise.
@@ -203,7 +203,7 @@ func loadModel(data []byte) (*MessageModel, error) {
 	rest, ok := bytes.CutPrefix(data, []byte(modelMagic))
 	if !ok {
 		if bytes.HasPrefix(data, []byte(modelMagic[:len(modelMagic)-2])) {
-			return nil, fmt.Errorf("a version that this program does not read, which is 2")
+			return nil, fmt.Errorf("a version that this program does not read, which is 3")
 		}
 		return nil, errors.New("not a message model")
 	}
@@ -279,18 +279,19 @@ func (m *MessageModel) fill(body []byte) error {
 	n := m.header.Rows
 	m.shift = 64 - m.header.Bits
 	m.rows = make([][2]uint64, 1<<m.header.Bits)
+	m.checks = make([]uint16, len(m.rows))
 	row := uint64(0)
 	for i := range n {
 		row += uint64(binary.LittleEndian.Uint32(body[4*i:]))
 		check := binary.LittleEndian.Uint16(body[4*n+2*i:])
-		if row >= uint64(len(m.rows)) || check == 0 || m.rows[row] != [2]uint64{} {
+		if row >= uint64(len(m.rows)) || check == 0 || m.checks[row] != 0 {
 			return errors.New("rows do not rise, lie outside of the table or have no check")
 		}
 		r := &m.rows[row]
 		for l := range ModelColumns {
 			r[l/8] |= uint64(body[(6+l)*n+i]^0x80) << (l % 8 * 8)
 		}
-		r[1] |= uint64(check) << checkAt
+		m.checks[row] = check
 	}
 	for l := range labels {
 		m.tails[l] = m.header.Calibration.Tails[l]
@@ -316,17 +317,19 @@ type blockSum struct {
 func (m *MessageModel) sum(b *block, s *blockSum) {
 	*s = blockSum{}
 	const lanes = 0x00ff00ff00ff00ff
-	for first := 0; first < b.n; first += 256 { // 256 times 255 fits in 16 bits
-		var e0, o0, e1, o1, known uint64
-		for _, h := range b.hashes[first:min(b.n, first+256)] {
-			r := &m.rows[h>>m.shift]
-			check := uint64(uint16(h)) | uint64(b2u16(uint16(h) == 0))
-			lo, hi := r[0], r[1]
-			hit := uint64(int64((hi>>checkAt^check)-1) >> 63) // all ones where equal
-			lo, hi = lo&hit, hi&hit&(1<<checkAt-1)
+	var rows [256]uint32 // 256 times 255 fits in 16 bits
+	for first := 0; first < b.n; first += len(rows) {
+		known := 0
+		for _, h := range b.hashes[first:min(b.n, first+len(rows))] {
+			row := h >> m.shift
+			rows[known] = uint32(row)
+			known += int(b2u16(m.checks[row] == uint16(h)|b2u16(uint16(h) == 0)))
+		}
+		var e0, o0, e1, o1 uint64
+		for _, row := range rows[:known] {
+			lo, hi := m.rows[row][0], m.rows[row][1]
 			e0, o0 = e0+lo&lanes, o0+lo>>8&lanes
 			e1, o1 = e1+hi&lanes, o1+hi>>8&lanes
-			known += hit & 1
 		}
 		s.known += int32(known)
 		for i := range ModelColumns {
@@ -365,14 +368,14 @@ type opinion struct {
 }
 
 // score judges a folded text. A text without words has the scores of nothing.
-func (m *MessageModel) score(text []byte, r *opinion) {
+func (m *MessageModel) score(text []byte, ideas []idea, r *opinion) {
 	r.windows, r.beside = [labels]window{}, [labels]float32{}
 	for l := range r.scores {
 		r.scores[l] = m.header.Bias[l]
 	}
 	first := true
 	stretches(text, func(text []byte, from int) {
-		r.x.reset(text)
+		r.x.reset(text, from, ideas)
 		blocks := 0
 		for {
 			previous := r.x.previous
@@ -423,19 +426,23 @@ func (m *MessageModel) logit(l int, sum int32, n float32) float32 {
 
 // Scores returns the score of a text for each label, and behind them how
 // harmless it reads, as log-odds in the mixture that the model was trained on,
-// which are not those of any traffic.
-func (m *MessageModel) Scores(text string) [ModelColumns - 1]float32 {
-	var v view
-	var r opinion
-	v.fold(text)
-	m.score(v.b, &r)
-	return r.scores
+// which are not those of any traffic. The rule packs of by say which ideas the
+// text has; nil for none.
+func (m *MessageModel) Scores(text string, by *Detector) [ModelColumns - 1]float32 {
+	var s scratch
+	var l *lexicon
+	if by != nil {
+		l = by.lexicon
+	}
+	l.read(text, &s)
+	m.score(s.reading.b, s.ideas, &s.opinion)
+	return s.opinion.scores
 }
 
 // Evidence returns what a text says for each label, in bans: 3 where at most one
-// in 1,000 benign messages reads so much like it.
-func (m *MessageModel) Evidence(text string) (e [labels]float64) {
-	scores := m.Scores(text)
+// in 1,000 benign messages reads so much like it. by is as in [MessageModel.Scores].
+func (m *MessageModel) Evidence(text string, by *Detector) (e [labels]float64) {
+	scores := m.Scores(text, by)
 	for l := range e {
 		e[l] = m.bans(label(l), scores[l])
 	}
@@ -465,9 +472,10 @@ type share struct {
 // order of the text. Their sum is exactly twice the sum that the score was made
 // of. A pair of words counts half for each of them, and all for the second one
 // where the first is not in the window.
-func (m *MessageModel) shares(text []byte, w window, l label, x *extractor) (words []share, known int32) {
-	x.reset(text[:w.to])
+func (m *MessageModel) shares(text []byte, ideas []idea, w window, l label, x *extractor) (words []share, known int32) {
+	x.reset(text[:w.to], 0, ideas)
 	x.at, x.previous = w.from, w.previous
+	x.skip(w.from)
 	for x.next() {
 		base := len(words)
 		b := &x.block
@@ -475,16 +483,17 @@ func (m *MessageModel) shares(text []byte, w window, l label, x *extractor) (wor
 			words = append(words, share{span: sp})
 		}
 		for i, h := range b.hashes[:b.n] {
-			r := &m.rows[h>>m.shift]
-			if _, check := slot(h, m.header.Bits); uint16(r[1]>>checkAt) != check {
+			row, check := slot(h, m.header.Bits)
+			if m.checks[row] != check {
 				continue
 			}
+			r := &m.rows[row]
 			known++
 			weight := int32(uint8(r[l/8]>>(l%8*8))) - 128
 			at := base + int(b.word[i])
-			if b.pair[i] && at > 0 {
+			if back := int(b.back[i]); back > 0 && at >= back {
 				words[at].twice += weight
-				words[at-1].twice += weight
+				words[at-back].twice += weight
 			} else {
 				words[at].twice += 2 * weight
 			}

@@ -23,7 +23,7 @@ func madeFile(t testing.TB, seed uint64, bits int, texts ...string) []byte {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 3))
 	rows := map[uint32]ModelRow{}
-	var x Extractor
+	x := detector(t).Extractor()
 	for _, text := range texts {
 		x.Blocks(text, func(hashes []uint64) {
 			for _, h := range hashes {
@@ -123,11 +123,15 @@ var texts = []string{
 
 func TestWhatWordsAddedIsExactlyTheScore(t *testing.T) {
 	m := madeModel(t, 2, texts...)
-	var v view
-	var r, again opinion
+	rules := detector(t).lexicon
+	var s scratch
+	var again opinion
+	ideas := 0
 	for _, text := range texts {
-		v.fold(text)
-		m.score(v.b, &r)
+		rules.read(text, &s)
+		v, r := s.reading, &s.opinion
+		m.score(v.b, s.ideas, r)
+		ideas += len(s.ideas)
 		for l := range labels {
 			w := r.windows[l]
 			if w.to == 0 {
@@ -136,12 +140,12 @@ func TestWhatWordsAddedIsExactlyTheScore(t *testing.T) {
 				}
 				continue
 			}
-			words, known := m.shares(v.b, w, l, &again.x)
+			words, known := m.shares(v.b, s.ideas, w, l, &again.x)
 			sum := int32(0)
-			for i, s := range words {
-				sum += s.twice
-				if s.span.start < w.from || s.span.end > w.to || s.span.start >= s.span.end || i > 0 && s.span.start < words[i-1].span.end {
-					t.Errorf("%.20q: word %v of window %v", text, s.span, w)
+			for i, word := range words {
+				sum += word.twice
+				if word.span.start < w.from || word.span.end > w.to || word.span.start >= word.span.end || i > 0 && word.span.start < words[i-1].span.end {
+					t.Errorf("%.20q: word %v of window %v", text, word.span, w)
 				}
 			}
 			if sum%2 != 0 {
@@ -152,16 +156,19 @@ func TestWhatWordsAddedIsExactlyTheScore(t *testing.T) {
 			}
 		}
 	}
+	if ideas < 20 {
+		t.Errorf("%d ideas: nothing is shown of them", ideas)
+	}
 }
 
 func TestAPairOfWordsCountsHalfForEach(t *testing.T) {
 	const bits, weight = 12, 20
 	var x extractor
-	x.reset([]byte("red car and red car"))
+	x.reset([]byte("red car and red car"), 0, nil)
 	x.next()
 	var row ModelRow
-	for i, pair := range x.block.pair[:x.block.n] {
-		if pair && x.block.word[i] == 1 {
+	for i, back := range x.block.back[:x.block.n] {
+		if back == 1 && x.block.word[i] == 1 {
 			row.Row, row.Check = Slot(x.block.hashes[i], bits)
 			row.Weights[gift] = weight
 		}
@@ -175,7 +182,7 @@ func TestAPairOfWordsCountsHalfForEach(t *testing.T) {
 	m := loaded(t, file)
 	text := []byte("red car and red car")
 	var got []int32
-	words, _ := m.shares(text, window{0, len(text), 0}, gift, &x)
+	words, _ := m.shares(text, nil, window{0, len(text), 0}, gift, &x)
 	for _, w := range words {
 		got = append(got, w.twice)
 	}
@@ -183,22 +190,21 @@ func TestAPairOfWordsCountsHalfForEach(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	// The window may begin between the two.
-	x.reset(text[:3])
+	x.reset(text[:3], 0, nil)
 	x.next()
-	words, _ = m.shares(text, window{4, 7, x.previous}, gift, &x)
+	words, _ = m.shares(text, nil, window{4, 7, x.previous}, gift, &x)
 	if len(words) != 1 || words[0].twice != 2*weight {
 		t.Errorf("%v", words)
 	}
 }
 
 // naive scores a text with plain arithmetic, window by window.
-func naive(m *MessageModel, text string) (out [trained]float32) {
+func naive(m *MessageModel, x *Extractor, text string) (out [trained]float32) {
 	type sum struct {
 		sums  [trained]int
 		known int
 	}
 	var blocks []sum
-	var x Extractor
 	x.Blocks(text, func(hashes []uint64) {
 		var s sum
 		for _, h := range hashes {
@@ -206,7 +212,7 @@ func naive(m *MessageModel, text string) (out [trained]float32) {
 			var b [16]byte
 			binary.LittleEndian.PutUint64(b[:], m.rows[row][0])
 			binary.LittleEndian.PutUint64(b[8:], m.rows[row][1])
-			if binary.LittleEndian.Uint16(b[ModelColumns:]) != check {
+			if m.checks[row] != check {
 				continue
 			}
 			s.known++
@@ -245,7 +251,7 @@ func FuzzScoresAreThoseOfPlainArithmetic(f *testing.F) {
 		if len(text) > 1<<14 {
 			return // by itself one stretch, which Blocks and score see alike
 		}
-		if got, want := m.Scores(text), naive(m, text); got != want {
+		if got, want := m.Scores(text, detector(t)), naive(m, detector(t).Extractor(), text); got != want {
 			t.Fatalf("got %v, want %v", got, want)
 		}
 	})
@@ -259,7 +265,7 @@ func FuzzBlocksHoldAllWords(f *testing.F) {
 	var x extractor
 	f.Fuzz(func(t *testing.T, text string) {
 		v.fold(text)
-		x.reset(v.b)
+		x.reset(v.b, 0, nil)
 		at := 0
 		for x.next() {
 			if x.block.n > maxBlockFeatures || x.block.words > blockWords || x.block.words == 0 {
@@ -288,7 +294,7 @@ func FuzzBlocksHoldAllWords(f *testing.F) {
 func TestPaddingDoesNotHide(t *testing.T) {
 	const phrase = "the purple elephant plays chess"
 	m := phraseModel(t, phrase, gift)
-	plain := m.Evidence(phrase)[gift]
+	plain := m.Evidence(phrase, nil)[gift]
 	if plain < 3 {
 		t.Fatalf("%v bans without padding", plain)
 	}
@@ -300,12 +306,12 @@ func TestPaddingDoesNotHide(t *testing.T) {
 		if len(text) > pipeline.MaxTextLength+len(phrase)+100 {
 			t.Fatalf("%s: %d", name, len(text))
 		}
-		if got := m.Evidence(text)[gift]; got < plain {
+		if got := m.Evidence(text, nil)[gift]; got < plain {
 			t.Errorf("%s: %v bans, %v without padding", name, got, plain)
 		}
 	}
 	for offset := range 64 { // wherever it falls within blocks
-		if got := m.Evidence(strings.Repeat("or ", offset) + phrase + strings.Repeat(" or", 50))[gift]; got < plain {
+		if got := m.Evidence(strings.Repeat("or ", offset)+phrase+strings.Repeat(" or", 50), nil)[gift]; got < plain {
 			t.Errorf("%d words before: %v bans", offset, got)
 		}
 	}
@@ -328,11 +334,11 @@ func TestTheWorkIsBoundedAlsoWhereTextGrows(t *testing.T) {
 
 func TestScoringAllocatesNothing(t *testing.T) {
 	m := madeModel(t, 4, everydayText)
-	var r opinion
-	var v view
+	rules := detector(t).lexicon
+	var s scratch
 	for _, text := range texts {
-		v.fold(text)
-		if n := testing.AllocsPerRun(10, func() { m.score(v.b, &r) }); n != 0 {
+		rules.read(text, &s)
+		if n := testing.AllocsPerRun(10, func() { m.score(s.reading.b, s.ideas, &s.opinion) }); n != 0 {
 			t.Errorf("%.20q: %v", text, n)
 		}
 	}
@@ -363,7 +369,7 @@ func TestAWrongModelIsRefused(t *testing.T) {
 	}{
 		"empty":           {nil, "not a message model"},
 		"something else":  {[]byte("version: 1\n"), "not a message model"},
-		"another version": {bytes.Replace(bytes.Clone(good), []byte("model 2\n"), []byte("model 3\n"), 1), "version"},
+		"another version": {bytes.Replace(bytes.Clone(good), []byte("model 3\n"), []byte("model 4\n"), 1), "version"},
 		"cut short":       {good[:len(modelMagic)+10], "cut short"},
 		"half":            {good[:len(good)/2], ""},
 		"digest":          {flip(len(modelMagic)), "damaged"},
@@ -443,7 +449,7 @@ func FuzzLoadModel(f *testing.F) {
 			return
 		}
 		for _, text := range texts[:8] {
-			for l, s := range m.Scores(text) {
+			for l, s := range m.Scores(text, nil) {
 				if math.IsNaN(float64(s)) || math.IsInf(float64(s), 0) {
 					t.Fatalf("score %v", s)
 				}
@@ -473,22 +479,43 @@ func TestOfRuleAndModelTheOneThatSaysMoreCounts(t *testing.T) {
 		rulesOnly.lexicon.scan(text, &a)
 		both.lexicon.scan(text, &b)
 		both.reader.read(&b)
+		var want [labels]float32
+		strongest := ageProbe
 		for l := range labels {
 			ca, cb := &a.cues[l], &b.cues[l]
 			excuse := harmlessGrowth * max(0, b.opinion.beside[l]-harmlessFrom)
 			rule := ca.weight
 			if !ca.disguised {
-				rule *= max(leastRule, 1-ruleExcused*excuse)
+				rule *= ruleShare * max(leastRule, 1-ruleExcused*excuse)
 			}
 			if rule < minCue {
 				rule = 0
 			}
 			excused += int(b2i(excuse > 0 && ca.weight > 0))
 			model := min(maxModel, modelGrowth*max(0, b.opinion.scores[l]-excuse-telling)) * b.factor[l]
-			switch {
-			case cb.read && (cb.weight != model || model <= rule), !cb.read && cb.weight != rule:
-				t.Fatalf("%v: %+v became %+v; the rule counts %v, the model %v", l, ca, cb, rule, model)
-			case !cb.read:
+			if want[l] = rule; cb.read {
+				if slices.ContainsFunc(cb.spans[:cb.n], func(sp span) bool { return b.hides(sp.start, sp.end) }) {
+					model = min(maxModel, model*hidden)
+				}
+				if want[l] = model; model <= rule {
+					t.Fatalf("%v: the model says %v, the rule %v", l, model, rule)
+				}
+			}
+			if want[l] > want[strongest] {
+				strongest = l
+			}
+		}
+		for l := range labels {
+			cb := &b.cues[l]
+			if l != strongest {
+				if want[l] *= besides; want[l] < minCue {
+					want[l] = 0
+				}
+			}
+			if cb.weight != want[l] {
+				t.Fatalf("%v: %+v became %+v, and %v was wanted", l, &a.cues[l], cb, want[l])
+			}
+			if !cb.read {
 				continue
 			}
 			found++
@@ -512,7 +539,7 @@ func TestOfRuleAndModelTheOneThatSaysMoreCounts(t *testing.T) {
 func TestHarmlessWordingExcusesRuleAndModel(t *testing.T) {
 	const text = "do not tell your mom about us"
 	last, plain := math.Inf(1), 0.
-	for _, h := range []float32{-30, -1.2, -0.8, -0.5, 0, 30} {
+	for _, h := range []float32{-30, -1.4, -1.2, -1, -0.9, 30} {
 		m := phraseModel(t, "about us", gift)
 		m.header.Bias[harmless], m.header.Scale[gift] = h, 0.01
 		scores := map[string]float64{}
@@ -656,12 +683,11 @@ func BenchmarkModelScore(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			m := loaded(b, madeFile(b, 1, 17, text))
-			var v view
-			var r opinion
-			v.fold(text)
+			var s scratch
+			detector(b).lexicon.read(text, &s)
 			b.ReportAllocs()
 			for b.Loop() {
-				m.score(v.b, &r)
+				m.score(s.reading.b, s.ideas, &s.opinion)
 			}
 			b.ReportMetric(float64(utf8.RuneCountInString(text)), "chars")
 		})

@@ -25,6 +25,10 @@ type pack struct {
 	// Concepts are ideas by name, with the words of this language for them. Frames join concepts of all packs.
 	Concepts map[string][]phrase `yaml:"concepts"`
 	Frames   []packFrame         `yaml:"frames"`
+
+	// Words are classes of words by name, with those of this language, single ones with spaces between them. They are ideas
+	// for the message model to learn from; no rule and no frame is made of them.
+	Words map[string]phrase `yaml:"words"`
 }
 
 // packRule says that each of the phrases is a cue for a label, and how strong.
@@ -90,6 +94,7 @@ const maxPackName = 32
 
 const (
 	maxPackBytes   = 1 << 20
+	maxThesaurus   = 200_000 // words of all packs
 	maxWeight      = 3
 	maxExpansions  = 4096    // of one group of a phrase
 	maxVariants    = 200     // of one run of words, before it is cut in two
@@ -104,10 +109,14 @@ const (
 // lexicon is all packs, ready to be looked for.
 type lexicon struct {
 	rules    []rule
-	words    *automaton // over the folded text; outputs index parts
+	phrases  *phraseAutomaton // over the words of the folded text; outputs index parts
 	parts    []part
 	slots    int        // of parts that continue after a gap
 	squashed *automaton // over the squashed text; outputs are rule<<8 | length
+
+	thesaurus thesaurus
+	names     []uint32 // by concept: the hash of its name
+	ideas     []string // names of all concepts and classes, sorted
 
 	allFrames []frame
 	framesOf  [][]uint16 // by concept: the frames whose first part it can be
@@ -137,16 +146,18 @@ type part struct {
 
 // loadPacks compiles packs, by name, and reports every fault with pack and line.
 func loadPacks(packs map[string][]byte) (*lexicon, error) {
-	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}, languages: map[string]string{}, concepts: map[string]uint16{}}
+	c := compiler{lex: &lexicon{}, known: map[string]uint32{}, squashedKnown: map[string]uint32{}, languages: map[string]string{}, concepts: map[string]uint16{}, classes: map[uint64][]uint32{}, ideas: map[string]bool{}}
 	for _, name := range slices.Sorted(maps.Keys(packs)) {
 		c.pack(name, packs[name])
 	}
 	c.resolve()
+	c.lex.thesaurus = newThesaurus(c.classes)
+	c.lex.ideas = slices.Sorted(maps.Keys(c.ideas))
 	if len(c.errs) > 0 {
 		return nil, errors.Join(c.errs...)
 	}
 	var err error
-	if c.lex.words, err = newAutomaton(c.patterns, c.values, wordByte); err != nil {
+	if c.lex.phrases, err = newPhraseAutomaton(c.patterns, c.values); err != nil {
 		return nil, err
 	}
 	if c.lex.squashed, err = newAutomaton(c.squashed, c.squashedValues, func(b byte) byte { return b }); err != nil {
@@ -167,6 +178,8 @@ type compiler struct {
 	name                   string
 	concepts               map[string]uint16
 	pending                []pendingFrame
+	classes                map[uint64][]uint32 // of a word, by its hash
+	ideas                  map[string]bool
 }
 
 func (c *compiler) fail(line int, format string, args ...any) {
@@ -260,10 +273,40 @@ func (c *compiler) pack(name string, data []byte) {
 		}
 		c.phrases(rule{id: p.Language + "/" + name, isConcept: true, concept: c.concept(name, phrases[0].line)}, phrases)
 	}
+	for _, name := range slices.Sorted(maps.Keys(p.Words)) {
+		if !packName.MatchString(name) || len(name) > maxPackName {
+			c.fail(p.Words[name].line, "the name of word class %q is not made of small letters, digits and underscores", name)
+			continue
+		}
+		c.words(name, p.Words[name])
+	}
 	for i := range p.Frames {
 		f := &p.Frames[i]
 		nth[f.Label]++
 		c.frame(f, fmt.Sprintf("%s/%s/%d", p.Language, f.Label, nth[f.Label]))
+	}
+}
+
+// words adds words to a class.
+func (c *compiler) words(class string, words phrase) {
+	// A concept of the same name is another idea.
+	class = "words/" + class
+	c.ideas[class] = true
+	name := ideaName(class)
+	for word := range strings.FieldsSeq(words.text) {
+		c.folded.fold(word)
+		if len(c.folded.b) == 0 || slices.ContainsFunc(c.folded.b, func(b byte) bool { return wordByte(b) == ' ' }) {
+			c.fail(words.line, "%q of word class %s is not one word", word, class)
+			continue
+		}
+		h := stretchHash(c.folded.b)
+		if len(c.classes) == maxThesaurus {
+			c.fail(words.line, "more than %d words in all", maxThesaurus)
+			return
+		}
+		if of := c.classes[h]; len(of) < maxClasses && !slices.Contains(of, name) {
+			c.classes[h] = append(of, name)
+		}
 	}
 }
 
@@ -361,8 +404,8 @@ func (c *compiler) disguise(at uint32, variant string) {
 	c.squashed, c.squashedValues = append(c.squashed, s), append(c.squashedValues, at<<8|uint32(len(s)))
 }
 
-// pattern returns what the word automaton reads where a variant is written, and
-// how many words it has.
+// pattern returns the words that are read where a variant is written, with
+// spaces between them, and how many they are.
 func (c *compiler) pattern(variant string) (string, int32) {
 	c.folded.fold(variant)
 	b := []byte{' '}

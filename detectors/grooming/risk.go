@@ -11,6 +11,7 @@ import (
 // made-up conversations and everyday chat: the risk orders conversations and is
 // shaped like a probability, but no field data stand behind it.
 type model struct {
+	bias     float64 // log-odds before anything was found
 	halfLife float64 // seconds
 	bands    [bands]float64
 }
@@ -23,14 +24,18 @@ const bands = 2
 // harmless ones that are close in words; none of either is among those that
 // figures are given for.
 const (
-	bias       = -4.6
-	repetition = 0.8  // of what a label has gathered beyond its strongest cue
+	// The bias of rules alone, and where a message model finds more to add up.
+	rulesBias = -4.4
+	readBias  = -5.75
+
+	repetition = 0.85 // of what a label has gathered beyond its strongest cue
 	maxLabel   = 4.0  // log-odds that one label gives at most
-	coverage   = 0.63 // log-odds for each label after the first
+	coverage   = 0.6  // log-odds for each label after the first
+	alone      = 1.0  // log-odds that what one message said for a label gives beyond what all other labels do
 	present    = 0.8  // log-odds from which a label counts as covered in full
-	maxPrior   = 1.5  // log-odds that account data give at most
+	maxPrior   = 2.5  // log-odds that account data give at most
 	told       = 1.3  // evidence of what strangers and classmates do not ask, without which
-	everyday   = 2.5  // is all that the rest gives together
+	everyday   = 2.6  // is all that the rest gives together
 
 	// Fewer messages than several, however full of cues, are not yet a conversation
 	// that develops: the log-odds are less by hasty.
@@ -39,7 +44,7 @@ const (
 
 	// halfMessages is after how many messages of a conversation evidence counts
 	// half: what is said once in a thousand messages says little.
-	halfMessages = 88
+	halfMessages = 60
 )
 
 // tellings says how much of the evidence for a label counts towards telling:
@@ -70,6 +75,7 @@ func (m *model) without(d *direction, at int64, quiet uint8, out label) float64 
 		left *= m.decay(d.at, at)
 	}
 	sum, found, covered, repeated := 0., 0., 0., false
+	greatest, once := 0., false
 	labelsFound := 0
 	for l := range d.labels {
 		t := &d.labels[l]
@@ -79,6 +85,9 @@ func (m *model) without(d *direction, at int64, quiet uint8, out label) float64 
 		strongest, all := float64(t.max)*weightUnit*left, float64(t.sum)*weightUnit*left
 		e := min(maxLabel, strongest+repetition*max(0, all-strongest))
 		sum += e
+		if e > greatest {
+			greatest, once = e, t.count < 2
+		}
 		found += e * tellings[l]
 		covered += min(1, e/present)
 		if e >= present/2 {
@@ -89,11 +98,14 @@ func (m *model) without(d *direction, at int64, quiet uint8, out label) float64 
 	if sum == 0 {
 		return 0
 	}
+	if once {
+		sum = min(sum, 2*(sum-greatest)+alone)
+	}
 	sum += coverage * max(0, covered-1)
 	if found < told {
 		sum = min(sum, everyday)
 	}
-	logit := bias + sum + float64(d.prior)*priorUnit
+	logit := m.bias + sum + float64(d.prior)*priorUnit
 	if d.messages < several {
 		logit -= hasty
 	}
@@ -147,7 +159,7 @@ func prior(m *pipeline.Message, stated uint8) float64 {
 	s := &m.Sender
 	if c := s.Connected; c != nil {
 		if *c {
-			p -= 0.3
+			p -= 0.4
 		} else {
 			p += 0.3
 		}
@@ -187,11 +199,11 @@ func agePrior(m *pipeline.Message) (p float64, known bool) {
 	gap := *m.Sender.Age - youngest
 	switch {
 	case youngest >= adult:
-		return -1, true // ages may be claimed: this lowers, it does not exempt
+		return -2.3, true // ages may be claimed: this lowers, it does not exempt
 	case gap <= 2:
-		return -1, true
+		return -1.5, true
 	case gap <= 4:
-		return 0, true
+		return -0.5, true
 	default:
 		return min(1, 0.1*float64(gap)), true
 	}

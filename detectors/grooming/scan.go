@@ -33,6 +33,7 @@ type scratch struct {
 	gaps             []gap
 	generation       uint32
 	heard            heard
+	ideas            []idea // of the reading, by their ends, for the message model
 	work             work
 	factor           [labels]float32 // that the allow-cues leave of cues
 	opinion          opinion
@@ -118,9 +119,21 @@ func (l *lexicon) scan(text string, s *scratch) {
 	l.weaken(s)
 }
 
-// again forgets where parts of phrases were seen in another reading.
+// maxIdeas is how many ideas of a text are kept. The message model reads what is
+// behind them by its words and letters.
+const maxIdeas = 1 << 15
+
+// think takes in an idea, in the order of their ends.
+func (s *scratch) think(i idea) {
+	if len(s.ideas) < maxIdeas {
+		s.ideas = append(s.ideas, i)
+	}
+}
+
+// again forgets where parts of phrases, and ideas, were seen in another reading.
 func (s *scratch) again() {
 	s.cueEnd = 0
+	s.ideas = s.ideas[:0]
 	if s.generation++; s.generation == 0 {
 		clear(s.gaps)
 		s.generation = 1
@@ -150,7 +163,7 @@ func (l *lexicon) weaken(s *scratch) {
 }
 
 // hidden is how much more is said by a cue that was disguised.
-const hidden = 1.3
+const hidden = 1.6
 
 // allow keeps an allow-cue, unless it is part of a cue: "don't tell your mom"
 // holds "tell your mom". Cues come in the order of their ends.
@@ -200,12 +213,19 @@ var kind = func() (t [256]uint8) {
 func (l *lexicon) scanWords(s *scratch) {
 	b := s.reading.b
 	s.work.steps += len(b)
-	root, _ := l.words.step(0, ' ')
-	row := root
+	state := uint32(0)
 	var hit bool
 	var starts [maxPhraseWords * 2]int // of the latest words, by number
 	word, sentence := int32(0), int32(0)
-	after := true // a separator has just been read
+	after := true              // a separator has just been read
+	var hash, stretched uint64 // of the word so far; as the message model reads it, no letter following itself
+	var last byte
+	read := func(end int) {
+		if state, hit = l.phrases.step(state, hash, &s.work.steps); hit {
+			l.emit(s, state, word, sentence, end, &starts)
+		}
+		l.thesaurus.tell(s, stretched, word, end)
+	}
 	for i, c := range b {
 		k := kind[c]
 		if k == inWord {
@@ -213,35 +233,36 @@ func (l *lexicon) scanWords(s *scratch) {
 				after = false
 				word++
 				starts[word%int32(len(starts))] = i
+				hash, stretched, last = fnvOffset, fnvOffset, 0
 			}
-			row, _ = l.words.step(row, c)
+			hash = phraseHash(hash, c)
+			if c != last || c < 'a' || c > 'z' {
+				stretched = phraseHash(stretched, c)
+			}
+			last = c
 			continue
 		}
 		if !after {
 			after = true
-			if row, hit = l.words.step(row, ' '); hit {
-				l.emit(s, row, word, sentence, i, &starts)
-			}
+			read(i)
 		}
 		// A dot inside a word hides it, and several are a pause.
 		if k == sentenceEnd && (i+1 == len(b) || b[i+1] == ' ') && (i == 0 || b[i-1] != c) {
 			l.frames(s)
 			s.heard.forget()
 			sentence++
-			row = root
+			state = 0
 		}
 	}
 	if !after {
-		if row, hit = l.words.step(row, ' '); hit {
-			l.emit(s, row, word, sentence, len(b), &starts)
-		}
+		read(len(b))
 	}
 	l.frames(s)
 	s.heard.forget()
 }
 
-func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, starts *[maxPhraseWords * 2]int) {
-	ended := l.words.outputs(row)
+func (l *lexicon) emit(s *scratch, state uint32, word, sentence int32, end int, starts *[maxPhraseWords * 2]int) {
+	ended := l.phrases.outputs(state)
 	s.work.candidates += len(ended)
 	for _, id := range ended {
 		p := &l.parts[id]
@@ -258,6 +279,7 @@ func (l *lexicon) emit(s *scratch, row uint32, word, sentence int32, end int, st
 		}
 		r := &l.rules[p.rule]
 		if r.isConcept {
+			s.think(idea{name: l.names[r.concept], first: first, last: word, end: int32(end)})
 			l.hear(s, place{concept: r.concept, first: first, last: word, start: int32(start), end: int32(end)})
 			continue
 		}

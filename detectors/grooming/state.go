@@ -93,7 +93,7 @@ type item struct {
 
 const (
 	weightUnit = 1. / 1024
-	priorUnit  = 1. / 64
+	priorUnit  = 1. / 48
 	drift      = 0.1 // taken off a sum at every message with a cue
 	maxSum     = 8
 	maxTally   = 1<<12 - 1 // of the strongest cue, in weightUnit: what the format has room for
@@ -281,7 +281,7 @@ func (s *state) holds(id string) bool {
 	return false
 }
 
-const stateFormat = 3
+const stateFormat = 4
 
 // maxStateBytes bounds a state whose message ids have at most 36 bytes, as long
 // as a UUID is. Evidence gives way: with four senders who did everything, and

@@ -54,7 +54,7 @@ type CorpusSummary struct {
 	Bans3 float64 `json:"share_with_3_bans_of_any_label"`
 }
 
-func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus) (*Summary, error) {
+func summarise(ctx context.Context, m *grooming.MessageModel, rules *grooming.Detector, corpora []*Corpus) (*Summary, error) {
 	s := &Summary{Labels: make([]LabelSummary, labels)}
 	seen := map[string]bool{}
 	authors := map[string]*AuthorSummary{}
@@ -83,7 +83,7 @@ func summarise(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus)
 				s.Leaked++
 			}
 			most := 0.
-			evidence := m.Evidence(t.Text)
+			evidence := m.Evidence(t.Text, rules)
 			others, own := 0., 0.
 			for l, bans := range evidence {
 				if bans >= 3 && t.Labels>>l&1 == 0 {

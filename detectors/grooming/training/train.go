@@ -19,6 +19,9 @@ func Model(ctx context.Context, cfg Config, corpora []*Corpus) ([]byte, *Summary
 		Seed: cfg.Seed, Epochs: cfg.Epochs, LearningRate: cfg.LearningRate, Decay: cfg.Decay,
 		MinCount: cfg.MinCount, Mixed: cfg.Mixed, Dropped: cfg.Dropped, Messages: len(n.examples),
 	}}
+	if cfg.Rules != nil {
+		h.Ideas = cfg.Rules.Ideas()
+	}
 	for _, c := range corpora {
 		h.Data = append(h.Data, grooming.DataSource{Name: c.Name, Licence: c.Licence, SHA256: c.SHA256, Texts: len(c.Texts)})
 	}
@@ -32,7 +35,7 @@ func Model(ctx context.Context, cfg Config, corpora []*Corpus) ([]byte, *Summary
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := calibrate(ctx, m, corpora, &h.Calibration); err != nil {
+	if err := calibrate(ctx, m, cfg.Rules, corpora, &h.Calibration); err != nil {
 		return nil, nil, err
 	}
 	if file, err = h.Encode(rows); err != nil {
@@ -41,7 +44,7 @@ func Model(ctx context.Context, cfg Config, corpora []*Corpus) ([]byte, *Summary
 	if m, err = grooming.LoadModel(file); err != nil {
 		return nil, nil, err
 	}
-	s, err := summarise(ctx, m, corpora)
+	s, err := summarise(ctx, m, cfg.Rules, corpora)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -57,7 +60,7 @@ const minCalibration = 1000
 // score. Each corpus is measured by itself and the one that reaches a score most
 // often counts, since traffic may be like any of them. A tail of one in n needs
 // n messages at least: (k+1)/(n+1) is the estimate where k of n reach a score.
-func calibrate(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus, c *grooming.Calibration) error {
+func calibrate(ctx context.Context, m *grooming.MessageModel, rules *grooming.Detector, corpora []*Corpus, c *grooming.Calibration) error {
 	type group struct {
 		name   string
 		scores [labels][]float32
@@ -77,7 +80,7 @@ func calibrate(ctx context.Context, m *grooming.MessageModel, corpora []*Corpus,
 			if i%1024 == 0 && ctx.Err() != nil {
 				return ctx.Err()
 			}
-			for l, s := range m.Scores(t.Text) {
+			for l, s := range m.Scores(t.Text, rules) {
 				if l < labels {
 					g.scores[l] = append(g.scores[l], s)
 				}

@@ -3,11 +3,12 @@
 //
 // The model is a bag of hashed features, words, pairs of them and runs of
 // characters as in Joulin and others 2016 ("Bag of Tricks for Efficient Text
-// Classification"), and a logistic regression over them for each label, made by
+// Classification"), with the ideas of the rule packs beside them, which are the
+// same in every language, and a logistic regression over them for each label, made by
 // AdaGrad (Duchi and others 2011). Weights are drawn to nothing and features left
 // out at random, so that what many wordings share counts and what one has does
 // not. Beside the labels one column learns what uses their words to a harmless
-// end. After training the weights are rounded into the table that
+// end, and one what speaks for any label. After training the weights are rounded into the table that
 // [grooming.MessageModel] is, and how rare a score is is measured on benign
 // messages that were not trained on.
 //
@@ -32,6 +33,10 @@ import (
 
 // Config are the settings of a training.
 type Config struct {
+	// Rules is a detector whose rule packs say which ideas texts have; nil for
+	// none. The model is to be read with the same packs.
+	Rules *grooming.Detector
+
 	Seed         uint64
 	Bits         int     // the table has 1<<Bits rows
 	Epochs       int     // how often each text is seen
@@ -56,7 +61,7 @@ type Config struct {
 // DefaultConfig returns the settings that knew most phrases of authors that were
 // held out of training on the others.
 func DefaultConfig() Config {
-	return Config{Seed: 1, Bits: 18, Epochs: 4, LearningRate: 0.3, Decay: 0.002, Least: 50, MinCount: 3, Mixed: 0.3, Dropped: 0.1}
+	return Config{Seed: 1, Bits: 18, Epochs: 4, LearningRate: 0.3, Decay: 0.001, Least: 100, MinCount: 3, Mixed: 0.3, Dropped: 0.1}
 }
 
 func (c *Config) validate() error {
@@ -85,17 +90,20 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// columns is how many columns are trained: all but the one that is kept free.
-// The last of them is of harmless texts, the others are labels.
+// columns is how many columns are trained: the labels, harmless texts, and texts
+// with any label. Which one it is is often harder to say than that it is one:
+// what is learnt of the last counts beside each label, in the same table.
 const (
-	columns = grooming.ModelColumns - 1
-	labels  = columns - 1
+	labels   = grooming.ModelColumns - 2
+	harmless = labels
+	anyLabel = labels + 1
+	columns  = labels + 2
 )
 
 // example is one text to learn from, as features that have a row.
 type example struct {
-	first, last int // in network.features
-	labels      uint16
+	first, last int    // in network.features
+	labels      uint16 // of the text, and anyLabel where it has one
 }
 
 // network is the model while it is trained.
@@ -168,7 +176,7 @@ func (n *network) intn(limit int) int { return int(n.rng.Uint64() % uint64(limit
 func (n *network) choose(corpora []*Corpus) {
 	counts := map[uint64]uint32{}
 	with, without := 0, 0
-	each(corpora, func(t *Text, _ []uint64, first bool) {
+	n.each(corpora, func(t *Text, _ []uint64, first bool) {
 		switch {
 		case !first:
 		case t.Labels != 0:
@@ -178,7 +186,7 @@ func (n *network) choose(corpora []*Corpus) {
 		}
 	})
 	weight := uint32(max(1, min(64, without/max(1, with))))
-	each(corpora, func(t *Text, hashes []uint64, _ bool) {
+	n.each(corpora, func(t *Text, hashes []uint64, _ bool) {
 		for _, h := range hashes {
 			if t.Labels != 0 {
 				counts[h] += weight
@@ -193,7 +201,7 @@ func (n *network) choose(corpora []*Corpus) {
 	}
 	rows := make([]holder, 1<<n.cfg.Bits)
 	n.checks = make([]uint16, len(rows))
-	each(corpora, func(_ *Text, hashes []uint64, _ bool) {
+	n.each(corpora, func(_ *Text, hashes []uint64, _ bool) {
 		for _, h := range hashes {
 			c := counts[h]
 			row, check := grooming.Slot(h, n.cfg.Bits)
@@ -213,12 +221,16 @@ func (n *network) gather(corpora []*Corpus) {
 		from := len(n.examples)
 		var at *Text
 		blocks := 0
-		each([]*Corpus{c}, func(t *Text, hashes []uint64, first bool) {
+		n.each([]*Corpus{c}, func(t *Text, hashes []uint64, first bool) {
 			if first || t != at {
 				at, blocks = t, 0
 			}
 			if blocks == 0 || t.Labels == 0 && blocks%2 == 0 {
-				n.examples = append(n.examples, example{len(n.features), len(n.features), t.Labels})
+				wanted := t.Labels
+				if t.Labels&(1<<labels-1) != 0 {
+					wanted |= 1 << anyLabel
+				}
+				n.examples = append(n.examples, example{len(n.features), len(n.features), wanted})
 				if t.Labels == 0 {
 					n.benign = append(n.benign, len(n.examples)-1)
 				}
@@ -239,8 +251,11 @@ func (n *network) gather(corpora []*Corpus) {
 }
 
 // each calls f with every block of the training texts, in order.
-func each(corpora []*Corpus, f func(t *Text, hashes []uint64, first bool)) {
-	var x grooming.Extractor
+func (n *network) each(corpora []*Corpus, f func(t *Text, hashes []uint64, first bool)) {
+	x := &grooming.Extractor{}
+	if n.cfg.Rules != nil {
+		x = n.cfg.Rules.Extractor()
+	}
 	for _, c := range corpora {
 		for i := range c.Texts {
 			t := &c.Texts[i]
@@ -336,15 +351,25 @@ func (n *network) learn(e *example, rate float32) {
 // biasRate is how much slower a bias moves than weights.
 const biasRate = 0.05
 
-// table returns what the row of a feature adds to a label.
-func (n *network) table(row uint32) [columns]float32 {
-	return [columns]float32(n.weights[int(row)*columns:])
+// table returns what the row of a feature adds to each label and to harmless.
+func (n *network) table(row uint32) [anyLabel]float32 {
+	return together((*[columns]float32)(n.weights[int(row)*columns:]))
+}
+
+// together adds what speaks for any label to what speaks for each.
+func together(w *[columns]float32) (out [anyLabel]float32) {
+	copy(out[:], w[:])
+	for l := range labels {
+		out[l] += w[anyLabel]
+	}
+	return out
 }
 
 // flatten makes rows of one byte a label of the network.
 func (n *network) flatten(h *grooming.ModelHeader) []grooming.ModelRow {
 	h.Bits, h.Least = n.cfg.Bits, n.cfg.Least
-	copy(h.Bias[:], n.bias[:])
+	bias := together(&n.bias)
+	copy(h.Bias[:], bias[:])
 	for row, check := range n.checks {
 		if check == 0 {
 			continue
@@ -353,7 +378,7 @@ func (n *network) flatten(h *grooming.ModelHeader) []grooming.ModelRow {
 			h.Scale[l] = max(h.Scale[l], x, -x)
 		}
 	}
-	for l := range columns {
+	for l := range anyLabel {
 		h.Scale[l] /= 127
 	}
 	var rows []grooming.ModelRow

@@ -23,7 +23,7 @@ import (
 
 // toyDigest names the model that the toy data give, on every processor. It
 // changes with the features, the training and the format, and with nothing else.
-const toyDigest = "9846fb550c2e243d40fbd0c6c3e99c6ec8eb65e833a1c5124e1c619f7739e791"
+const toyDigest = "b6c641922af0c99f0c14a7e8804ec3a437cd4941a293ec0abbaa17292c3c0765"
 
 func train(t *testing.T, cfg Config, corpora []*Corpus) ([]byte, *grooming.MessageModel, *Summary) {
 	t.Helper()
@@ -113,10 +113,11 @@ func TestTheTableSaysWhatTheNetworkSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	var x grooming.Extractor
+	bias := together(&n.bias)
 	exact := 0
 	for _, c := range corpora {
 		for _, text := range c.Texts {
-			var sums [columns]float64
+			var sums [anyLabel]float64
 			known := 0
 			x.Blocks(text.Text, func(hashes []uint64) {
 				for _, f := range hashes {
@@ -131,8 +132,8 @@ func TestTheTableSaysWhatTheNetworkSays(t *testing.T) {
 				}
 			})
 			length := math.Sqrt(float64(max(known, cfg.Least)))
-			for l, got := range m.Scores(text.Text) {
-				want := float64(n.bias[l]) + sums[l]/length
+			for l, got := range m.Scores(text.Text, nil) {
+				want := float64(bias[l]) + sums[l]/length
 				if limit := float64(h.Scale[l])/2*float64(known)/length + 1e-3; math.Abs(float64(got)-want) > limit {
 					t.Fatalf("label %d: the table says %v, the network %v, more than %v apart", l, got, want, limit)
 				} else if limit > 1e-3 {
@@ -162,7 +163,7 @@ func TestALongBenignTextIsLearnedAsItIsJudged(t *testing.T) {
 		}
 		last = e.last
 	}
-	if diff := cmp.Diff([]uint16{0, 0, 0, 0, 1, 0}, got); diff != "" || last != len(n.features) || len(n.benign) != 5 {
+	if diff := cmp.Diff([]uint16{0, 0, 0, 0, 1 | 1<<anyLabel, 0}, got); diff != "" || last != len(n.features) || len(n.benign) != 5 {
 		t.Error(diff)
 	}
 }
@@ -175,10 +176,12 @@ func TestTheToyTopicsAreLearned(t *testing.T) {
 			if text.Split != Train || text.Labels == 0 {
 				continue
 			}
-			e := m.Evidence(text.Text)
+			// What a text says for its label it says a little for the others too; the
+			// detector takes the one with the greatest score.
+			e, scores := m.Evidence(text.Text, nil), m.Scores(text.Text, nil)
 			best := 0
 			for l := range e {
-				if e[l] > e[best] {
+				if scores[l] > scores[best] {
 					best = l
 				}
 			}
@@ -209,7 +212,7 @@ func TestWhatIsRepeatedIsSeenSoOften(t *testing.T) {
 	for _, e := range n.examples {
 		got = append(got, e.labels)
 	}
-	if diff := cmp.Diff([]uint16{0, 2, 2, 2}, got); diff != "" || n.examples[1] != n.examples[3] {
+	if diff := cmp.Diff([]uint16{0, 2 | 1<<anyLabel, 2 | 1<<anyLabel, 2 | 1<<anyLabel}, got); diff != "" || n.examples[1] != n.examples[3] {
 		t.Errorf("%s %v", diff, n.examples)
 	}
 }
@@ -224,12 +227,46 @@ func TestHarmlessTextsAreToldFromThoseWithLabels(t *testing.T) {
 			Text{Text: fmt.Sprintf("do not tell anybody about the letters %d", i%7), Labels: 1 << 5})
 	}
 	_, m, s := train(t, toyConfig(), corpora)
-	cake, letters := m.Scores("do not tell anybody about the cake"), m.Scores("do not tell anybody about the letters")
+	cake, letters := m.Scores("do not tell anybody about the cake", nil), m.Scores("do not tell anybody about the letters", nil)
 	if cake[labels] < 1 || letters[labels] > -1 || cake[5] > -1 || letters[5] < 1 {
 		t.Errorf("harmless %v and %v, the label %v and %v", cake[labels], letters[labels], cake[5], letters[5])
 	}
 	if len(s.Labels) != labels {
 		t.Errorf("%d labels in the summary", len(s.Labels))
+	}
+}
+
+// TestWhatIsTaughtInOneLanguageIsKnownInAnother trains on texts of one made-up
+// language, and asks in another whose words are of the same classes. The same
+// words in another order were taught as everyday talk.
+func TestWhatIsTaughtInOneLanguageIsKnownInAnother(t *testing.T) {
+	rules, err := grooming.New(grooming.DefaultConfig(), map[string][]byte{
+		"a.yaml": []byte("version: 1\nlanguage: aa\nwords: {fetch: holla hollu, water: akko akki, river: rivo rivi}\n"),
+		"b.yaml": []byte("version: 1\nlanguage: bb\nwords: {fetch: zumt, water: pelz, river: quint}\n"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	corpora := toy(8, 60)
+	one := func(i int, list ...string) string { return list[i%len(list)] }
+	for i := range 400 {
+		fetch, water, river := one(i, "holla", "hollu"), one(i/2, "akko", "akki"), one(i/4, "rivo", "rivi")
+		corpora[0].Texts = append(corpora[0].Texts, Text{Text: fmt.Sprintf("%s %s %s %d", fetch, water, river, i%7), Labels: 1 << 6})
+		corpora[1].Texts = append(corpora[1].Texts, Text{Text: fmt.Sprintf("%s %s %s %d", river, water, fetch, i%7)})
+	}
+	const said, other = "zumt pelz quint", "quint pelz zumt"
+	cfg := toyConfig()
+	_, m, _ := train(t, cfg, corpora)
+	if a, b := m.Scores(said, rules)[6], m.Scores(other, rules)[6]; a > 0 || b > 0 {
+		t.Errorf("without ideas: %v and %v", a, b)
+	}
+	cfg.Rules = rules
+	_, m, _ = train(t, cfg, corpora)
+	if a, b := m.Scores(said, rules)[6], m.Scores(other, rules)[6]; a < 0.5 || b > -0.5 {
+		t.Errorf("what was taught in another language: %v, its words in another order: %v", a, b)
+	}
+	if diff := cmp.Diff([]string{"words/fetch", "words/river", "words/water"}, m.Header().Ideas); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -253,7 +290,7 @@ func TestCalibrationIsOfTheCorpusThatReachesMostAndOfNoTrainingText(t *testing.T
 				continue
 			}
 			n++
-			scores := m.Scores(text.Text)
+			scores := m.Scores(text.Text, nil)
 			for l, s := range scores[:labels] {
 				for i, tail := range h.Calibration.Tails[l] {
 					if s >= tail {
@@ -271,7 +308,7 @@ func TestCalibrationIsOfTheCorpusThatReachesMostAndOfNoTrainingText(t *testing.T
 			}
 		}
 	}
-	if e := m.Evidence("the forecast says rain tomorrow")[0]; e > 1 {
+	if e := m.Evidence("the forecast says rain tomorrow", nil)[0]; e > 1 {
 		t.Errorf("%v bans for what one in seven messages of a corpus says", e)
 	}
 	for l, tails := range h.Calibration.Tails {
@@ -410,7 +447,7 @@ func TestTheSummaryIsOfTheTestSplit(t *testing.T) {
 				continue
 			}
 			want.Texts++
-			e := m.Evidence(text.Text)
+			e := m.Evidence(text.Text, nil)
 			for l := range labels {
 				if text.Labels>>l&1 == 1 && e[l] >= 2 {
 					want.Bans2++
