@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -223,11 +224,23 @@ log.cleaner.dedupe.buffer.size=4194304
 `, port, controllerPort, data)
 }
 
-// freePorts are n different loopback ports that nothing listened on a moment ago.
+// taken are the ports that freePorts has returned: servers start side by side, and between the choice of a port and its
+// server's binding it nothing listens there.
+var taken struct {
+	mu    sync.Mutex
+	ports map[int]bool
+}
+
+// freePorts are n different loopback ports that nothing listened on a moment ago, and that it has not returned before.
 func freePorts(ctx context.Context, n int) ([]int, error) {
+	taken.mu.Lock()
+	defer taken.mu.Unlock()
+	if taken.ports == nil {
+		taken.ports = map[int]bool{}
+	}
 	var config net.ListenConfig
 	ports := make([]int, 0, n)
-	for range n {
+	for len(ports) < n {
 		l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, fmt.Errorf("finding a free port: %w", err)
@@ -237,7 +250,10 @@ func freePorts(ctx context.Context, n int) ([]int, error) {
 		if !ok {
 			return nil, fmt.Errorf("finding a free port: %s is no TCP address", l.Addr())
 		}
-		ports = append(ports, address.Port)
+		if !taken.ports[address.Port] {
+			taken.ports[address.Port] = true
+			ports = append(ports, address.Port)
+		}
 	}
 	return ports, nil
 }

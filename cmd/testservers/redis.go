@@ -106,7 +106,14 @@ func startNode(ctx context.Context, g *guard, program string, port int, extra ..
 		return nil, nil, err
 	}
 	client := redis.NewClient(&redis.Options{Addr: loopback(port), MaxRetries: -1, DialerRetries: 1})
-	err = await(ctx, p, redisLimit, func(ctx context.Context) error { return client.Ping(ctx).Err() })
+	// Where another server has the port, ours is about to end and the other answers.
+	err = await(ctx, p, redisLimit, func(ctx context.Context) error {
+		info, err := client.Info(ctx, "server").Result()
+		if err == nil && !strings.Contains(info, fmt.Sprintf("\nprocess_id:%d\r", p.pid)) {
+			err = errors.New("another Redis server answers at its port")
+		}
+		return err
+	})
 	if err != nil {
 		return nil, nil, errors.Join(err, client.Close())
 	}

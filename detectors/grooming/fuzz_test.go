@@ -124,7 +124,7 @@ func FuzzAutomatonAgainstNaiveSearch(f *testing.F) {
 				patterns, values = append(patterns, p), append(values, uint32(len(values)))
 			}
 		}
-		a, err := newAutomaton(patterns, values, func(b byte) byte { return b })
+		a, err := newAutomaton(patterns, values)
 		if err != nil {
 			t.Fatal(err)
 		}

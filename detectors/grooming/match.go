@@ -7,7 +7,8 @@ import (
 
 // automaton finds all of many byte strings in one pass (Aho and Corasick 1975),
 // as a flat table: one row a state, one column a class of bytes that no pattern
-// tells apart. It is immutable.
+// tells apart. It looks for what is disguised, where there are no words. It is
+// immutable.
 type automaton struct {
 	class [256]uint8
 	width uint32
@@ -27,13 +28,11 @@ const (
 	maxStates = 400_000
 )
 
-// newAutomaton makes an automaton from patterns that have been passed through
-// fold, a function that maps bytes to the letters of the patterns. Bytes that
-// no pattern holds are one class.
-func newAutomaton(patterns []string, values []uint32, fold func(byte) byte) (*automaton, error) {
-	a := &automaton{}
-	var letters [256]uint8
-	a.width = 1
+// newAutomaton makes an automaton from patterns. Bytes that no pattern holds are
+// one class.
+func newAutomaton(patterns []string, values []uint32) (*automaton, error) {
+	a := &automaton{width: 1}
+	letters := &a.class
 	for _, p := range patterns {
 		for i := range len(p) {
 			if letters[p[i]] == 0 {
@@ -42,13 +41,9 @@ func newAutomaton(patterns []string, values []uint32, fold func(byte) byte) (*au
 			}
 		}
 	}
-	for c := range a.class {
-		a.class[c] = letters[fold(byte(c))]
-	}
-
 	t := newTrie()
 	for i, p := range patterns {
-		if err := t.add(p, &letters, values[i]); err != nil {
+		if err := t.add(p, letters, values[i]); err != nil {
 			return nil, err
 		}
 	}

@@ -160,7 +160,7 @@ func loadPacks(packs map[string][]byte) (*lexicon, error) {
 	if c.lex.phrases, err = newPhraseAutomaton(c.patterns, c.values); err != nil {
 		return nil, err
 	}
-	if c.lex.squashed, err = newAutomaton(c.squashed, c.squashedValues, func(b byte) byte { return b }); err != nil {
+	if c.lex.squashed, err = newAutomaton(c.squashed, c.squashedValues); err != nil {
 		return nil, err
 	}
 	return c.lex, nil
