@@ -6,7 +6,7 @@ SHELL       := /bin/bash
 .NOTPARALLEL:
 
 # Flags of `make test` and `make race`: everything runs under the race detector.
-TESTFLAGS ?= -race -timeout 40m
+TESTFLAGS ?= -race -timeout 50m
 # How often `make race` repeats every test.
 COUNT     ?= 3
 # How long `make fuzz` stays on each target.
