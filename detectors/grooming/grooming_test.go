@@ -650,6 +650,35 @@ func TestNoSingleCueAlertsWhateverTheThresholds(t *testing.T) {
 	}
 }
 
+// TestWhatOneMessageSaidDoesNotOutweighAllElse adds to a strong cue, and then to
+// the weak one beside it.
+func TestWhatOneMessageSaidDoesNotOutweighAllElse(t *testing.T) {
+	m := detector(t).model
+	risk := func(strong, weak float64, times int) float64 {
+		var s state
+		for i := range 3 {
+			e := event{at: start.Unix() + int64(60*i)}
+			if i < times {
+				e.weights[secrecy] = float32(strong)
+			}
+			if i == 2 {
+				e.weights[isolation] = float32(weak)
+			}
+			step(&s, &e, &m)
+		}
+		return m.conversation(&s, start.Unix()+120)
+	}
+	if a, b := risk(2.5, 0.5, 1), risk(maxModel, 0.5, 1); a != b {
+		t.Errorf("beside a weak cue the strong one counts without bound: %v, %v", a, b)
+	}
+	if a, b := risk(maxModel, 0.5, 1), risk(maxModel, 1, 1); b <= a {
+		t.Errorf("more beside it does not count: %v, %v", a, b)
+	}
+	if a, b := risk(maxModel, 0.5, 1), risk(maxModel, 0.5, 2); b <= a {
+		t.Errorf("said twice it does not count: %v, %v", a, b)
+	}
+}
+
 func TestAllAccountDataTogetherAreBounded(t *testing.T) {
 	n, young, old, no := 1000, 8, 90, false
 	m := message("m", "a", "", 0)
