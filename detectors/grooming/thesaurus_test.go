@@ -84,8 +84,16 @@ func TestIdeasAreFeaturesAloneAndTwoInARow(t *testing.T) {
 			t.Errorf("%q: %d features of ideas, want %d", text, with-without, want)
 		}
 	}
-	order := func(text string) (all []uint64) {
-		d.Extractor().Blocks(text, func(h []uint64) { all = append(all, h...) })
+	order := func(text string) (all []uint64) { // features of ideas only
+		plain := map[uint64]bool{}
+		new(Extractor).Blocks(text, func(h []uint64) {
+			for _, f := range h {
+				plain[f] = true
+			}
+		})
+		d.Extractor().Blocks(text, func(h []uint64) {
+			all = append(all, slices.DeleteFunc(slices.Clone(h), func(f uint64) bool { return plain[f] })...)
+		})
 		slices.Sort(all)
 		return all
 	}
