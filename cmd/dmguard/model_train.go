@@ -77,11 +77,12 @@ func runModelTrain(ctx context.Context, cl *commandLine) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	corpora, err := readCorpora(*data, *benign, *licences, *repeats)
-	if err != nil {
+	var err error
+	if cfg.Rules, _, err = groomingRules(*config); err != nil {
 		return err
 	}
-	if cfg.Rules, _, err = groomingRules(*config); err != nil {
+	corpora, err := readCorpora(*data, *benign, *licences, *repeats)
+	if err != nil {
 		return err
 	}
 	bar := newProgress(cl.err, "texts")

@@ -21,10 +21,14 @@ const (
 	ruleExcused    = 0.05
 	leastRule      = 0.95 // of its weight: a person chose its words
 
-	// The model knows the concepts of the rules, and more of what is around them: where there is one a rule counts so much
-	// of its weight, and all of it where what it found was disguised.
-	besides   = 0.5 // of the weight of a label that is not the strongest of its message
+	// The model knows the concepts of the rules, and more of what is around them:
+	// where there is one a rule counts so much of its weight, and all of it where
+	// what it found was disguised.
 	ruleShare = 0.85
+
+	// besides is what counts of the weight of a label that is not the strongest of
+	// its message.
+	besides = 0.5
 )
 
 // noRule is the rule of a cue that the model alone found.

@@ -4,13 +4,13 @@
 // The model is a bag of hashed features, words, pairs of them and runs of
 // characters as in Joulin and others 2016 ("Bag of Tricks for Efficient Text
 // Classification"), with the ideas of the rule packs beside them, which are the
-// same in every language, and a logistic regression over them for each label, made by
-// AdaGrad (Duchi and others 2011). Weights are drawn to nothing and features left
-// out at random, so that what many wordings share counts and what one has does
-// not. Beside the labels one column learns what uses their words to a harmless
-// end, and one what speaks for any label. After training the weights are rounded into the table that
-// [grooming.MessageModel] is, and how rare a score is is measured on benign
-// messages that were not trained on.
+// same in every language, and a logistic regression over them for each label,
+// made by AdaGrad (Duchi and others 2011). Weights are drawn to nothing and
+// features left out at random, so that what many wordings share counts and what
+// one has does not. Beside the labels one column learns what uses their words to
+// a harmless end, and one what speaks for any label. After training the weights
+// are rounded into the table that [grooming.MessageModel] is, and how rare a
+// score is is measured on benign messages that were not trained on.
 //
 // The same data, settings and seed give the same file, bit for bit, on every
 // processor: one thread, no iteration over maps, each product rounded before it
