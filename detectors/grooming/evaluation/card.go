@@ -152,6 +152,15 @@ func (c *card) side(s *Side) {
 		}
 	}
 	c.line("")
+	c.head(append([]string{"recall at", "accounts"}, names(s.Accounts.Points[0].Turns)...)...)
+	for _, set := range settings {
+		for _, p := range set.Points {
+			c.row(append([]string{p.Name, set.name}, rates(p.Turns)...)...)
+		}
+	}
+	c.line("")
+	c.line("Columns are by how many risk turns there are to find.")
+	c.line("")
 	c.pairs("risk turns noticed for what they are, by intent", s, func(s *Setting) []Group { return s.Intents })
 	c.pairs("author, recall", s, func(s *Setting) []Group { return s.Authors })
 	c.pairs("hard negatives alerted, by scenario", s, func(s *Setting) []Group { return s.Scenarios })

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -107,6 +108,7 @@ type Point struct {
 	Recall    Rate    `json:"recall"`    // interval over wordings
 	Negatives Rate    `json:"negatives"` // hard negatives at or above it
 	F         Latency `json:"earliness"` // of all generated conversations
+	Turns     []Group `json:"by_risk_turns"` // recall by how many risk turns there are to find
 }
 
 // Group is a rate by name.
@@ -273,6 +275,36 @@ func groups(outcomes []*Outcome, name func(*Outcome) string, rated func([]*Outco
 	return out
 }
 
+// byTurns tells conversations apart by how many risk turns they have.
+func byTurns(outcomes []*Outcome, rated func([]*Outcome) Rate) []Group {
+	var out []Group
+	from := 1
+	for _, to := range []int{3, 5, 9, math.MaxInt} {
+		within := slices.DeleteFunc(slices.Clone(outcomes), func(o *Outcome) bool { return len(o.RiskTurns) < from || len(o.RiskTurns) > to })
+		name := fmt.Sprintf("%d to %d", from, to)
+		if to == math.MaxInt {
+			name = fmt.Sprintf("%d or more", from)
+		}
+		out = append(out, Group{name, rated(within)})
+		from = to + 1
+	}
+	return out
+}
+
+func names(groups []Group) (out []string) {
+	for _, g := range groups {
+		out = append(out, g.Name)
+	}
+	return out
+}
+
+func rates(groups []Group) (out []string) {
+	for _, g := range groups {
+		out = append(out, g.Rate.String())
+	}
+	return out
+}
+
 // turnGroups tells apart how many risk turns were noticed, by what name says.
 func turnGroups(outcomes []*Outcome, name func(*RiskTurn) string) []Group {
 	hits, of := map[string]int{}, map[string]int{}
@@ -362,9 +394,9 @@ func (e *evaluation) setting(outcomes []*Outcome) Setting {
 func (e *evaluation) point(name string, threshold float64, outcomes []*Outcome) Point {
 	reached := func(o *Outcome) (int, int, bool) { return o.Reached(threshold) }
 	is := func(o *Outcome) bool { _, _, ok := reached(o); return ok }
+	risk, recall := ofKind(outcomes, Risk), func(os []*Outcome) Rate { return recallByWording(os, is, e.Seed) }
 	return Point{
-		Name: name, Threshold: threshold,
-		Recall:    recallByWording(ofKind(outcomes, Risk), is, e.Seed),
+		Name: name, Threshold: threshold, Recall: recall(risk), Turns: byTurns(risk, recall),
 		Negatives: share(ofKind(outcomes, Negative), is), F: latency(outcomes, reached),
 	}
 }
@@ -519,6 +551,12 @@ func (p *printer) side(title string, s *Side) {
 			}
 			p.row("%s, %s\t%.3f\t%s\t%s\t%.2g of %d%s\t%.3f\t%.0f\t%.0f\t%.3f\t%.3f", pt.Name, set.name, pt.Threshold, pt.Recall, pt.Negatives,
 				pt.FPR, pt.Benign, note, pt.F.LatencyF1, pt.F.MedianTurn, pt.F.MedianRiskTurns, pt.F.ERDE5, pt.F.ERDE50)
+		}
+	}
+	p.table(title+", recall by how many risk turns there are", "AT\t"+strings.Join(names(s.Accounts.Points[0].Turns), "\t"))
+	for _, set := range settings {
+		for _, pt := range set.Points {
+			p.row("%s, %s\t%s", pt.Name, set.name, strings.Join(rates(pt.Turns), "\t"))
 		}
 	}
 	pairs := func(name string, of func(*Setting) []Group) {
