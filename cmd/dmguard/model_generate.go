@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/dmguard/dmguard/detectors/grooming/evaluation"
 )
@@ -80,13 +81,22 @@ func runModelGenerate(ctx context.Context, cl *commandLine) error {
 const maxLines = 100
 
 // writeLines writes what a message model is trained on: the train side so often,
-// the test side once, and everyday talk of the train side.
+// the wordings of the rules, the test side once, and everyday talk of the train
+// side.
 func writeLines(data *evaluation.Data, seed uint64, variants int, out string) error {
 	if err := os.MkdirAll(out, 0o750); err != nil {
 		return err
 	}
+	packs, err := rulePacks(&Config{})
+	if err != nil {
+		return err
+	}
+	rules, err := data.RuleLines(seed, packs)
+	if err != nil {
+		return err
+	}
 	by := map[string][]evaluation.TrainingLine{}
-	for _, l := range append(data.Lines(seed, evaluation.Train, variants), data.Lines(seed, evaluation.Test, 1)...) {
+	for _, l := range slices.Concat(data.Lines(seed, evaluation.Train, variants), rules, data.Lines(seed, evaluation.Test, 1)) {
 		by[l.Language] = append(by[l.Language], l)
 	}
 	for language, lines := range by {

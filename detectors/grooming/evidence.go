@@ -10,16 +10,14 @@ package grooming
 // was also trained on what uses the words of the labels to a harmless end, by a
 // parent, a coach, a friend of the same age.
 const (
-	telling     = -1.5 // log-odds
-	modelGrowth = 1.0
-	maxModel    = 4 // as much as a label counts at most
+	telling     = -1.3 // log-odds
+	modelGrowth = 0.7
+	maxModel    = 5 // as much as a message counts for a label at most
 
 	// Harmless wording lowers the log-odds of a label by harmlessGrowth for each
-	// log-odds beyond harmlessFrom, and the weight of a rule by a share of it.
-	harmlessFrom   = -1.47
-	harmlessGrowth = 1.5
-	ruleExcused    = 0.05
-	leastRule      = 0.95 // of its weight: a person chose its words
+	// log-odds beyond harmlessFrom.
+	harmlessFrom   = -0.95
+	harmlessGrowth = 0.8
 
 	// The model knows the concepts of the rules, and more of what is around them:
 	// where there is one a rule counts so much of its weight, and all of it where
@@ -50,7 +48,7 @@ func (m *MessageModel) read(s *scratch) {
 		if c.n == 0 || c.disguised { // who hides what is said has not said it harmlessly
 			continue
 		}
-		if c.weight *= ruleShare * max(leastRule, 1-float32(ruleExcused*excuse)); c.weight < minCue {
+		if c.weight *= ruleShare; c.weight < minCue {
 			*c = cue{}
 		}
 	}
@@ -61,7 +59,6 @@ func (m *MessageModel) read(s *scratch) {
 		}
 	}
 	m.cue(s, best, weights[best])
-	s.single()
 }
 
 // single makes what a message says beside its strongest label count less: one

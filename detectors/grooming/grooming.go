@@ -75,7 +75,7 @@ const NoModel = "none"
 
 // DefaultConfig returns the settings that the tests hold.
 func DefaultConfig() Config {
-	return Config{Review: 0.7, High: 0.9, HalfLife: 14 * 24 * time.Hour}
+	return Config{Review: 0.7, High: 0.9, HalfLife: 30 * 24 * time.Hour}
 }
 
 func (c *Config) validate() error {
@@ -162,7 +162,7 @@ func (d *Detector) Lacks() (names []string) {
 
 // engine changes with what is built in and changes verdicts: the folding, the
 // constants of the model, the state.
-const engine = "4"
+const engine = "5"
 
 func digest(cfg Config, packs map[string][]byte) string {
 	h := sha256.New()
@@ -194,6 +194,7 @@ func (d *Detector) Detect(_ context.Context, it *pipeline.Item) (pipeline.Answer
 	if d.reader != nil {
 		d.reader.read(&mem.scratch)
 	}
+	mem.scratch.single()
 	mem.scratch.strengthen()
 	cues := &mem.scratch.cues
 	found := 0
@@ -333,7 +334,7 @@ func (d *Detector) alert(findings []pipeline.Finding, s *state, at int64, id str
 func (d *Detector) reason(s *state, dir *direction, at int64) string {
 	var found []label
 	for l := range dir.labels {
-		if dir.labels[l].max > 0 {
+		if dir.labels[l].count > 0 {
 			found = append(found, label(l))
 		}
 	}

@@ -668,7 +668,7 @@ func TestWhatOneMessageSaidDoesNotOutweighAllElse(t *testing.T) {
 		}
 		return m.conversation(&s, start.Unix()+120)
 	}
-	if a, b := risk(2.5, 0.5, 1), risk(maxModel, 0.5, 1); a != b {
+	if a, b := risk(3.5, 0.5, 1), risk(maxModel, 0.5, 1); a != b {
 		t.Errorf("beside a weak cue the strong one counts without bound: %v, %v", a, b)
 	}
 	if a, b := risk(maxModel, 0.5, 1), risk(maxModel, 1, 1); b <= a {

@@ -479,6 +479,7 @@ func TestOfRuleAndModelTheOneThatSaysMoreCounts(t *testing.T) {
 		rulesOnly.lexicon.scan(text, &a)
 		both.lexicon.scan(text, &b)
 		both.reader.read(&b)
+		b.single()
 		var want [labels]float32
 		strongest := ageProbe
 		for l := range labels {
@@ -486,12 +487,12 @@ func TestOfRuleAndModelTheOneThatSaysMoreCounts(t *testing.T) {
 			excuse := harmlessGrowth * max(0, b.opinion.beside[l]-harmlessFrom)
 			rule := ca.weight
 			if !ca.disguised {
-				rule *= ruleShare * max(leastRule, 1-ruleExcused*excuse)
+				rule *= ruleShare
 			}
 			if rule < minCue {
 				rule = 0
 			}
-			excused += int(b2i(excuse > 0 && ca.weight > 0))
+			excused += int(b2i(excuse > 0))
 			model := min(maxModel, modelGrowth*max(0, b.opinion.scores[l]-excuse-telling)) * b.factor[l]
 			if want[l] = rule; cb.read {
 				if slices.ContainsFunc(cb.spans[:cb.n], func(sp span) bool { return b.hides(sp.start, sp.end) }) {
@@ -534,14 +535,14 @@ func TestOfRuleAndModelTheOneThatSaysMoreCounts(t *testing.T) {
 	}
 }
 
-// TestHarmlessWordingExcusesRuleAndModel judges one message by models that differ
-// in how harmless they call it.
-func TestHarmlessWordingExcusesRuleAndModel(t *testing.T) {
+// TestHarmlessWordingExcusesTheModelAndNoRule judges one message by models that
+// differ in how harmless they call it.
+func TestHarmlessWordingExcusesTheModelAndNoRule(t *testing.T) {
 	const text = "do not tell your mom about us"
 	last, plain := math.Inf(1), 0.
-	for _, h := range []float32{-30, -1.4, -1.2, -1, -0.9, 30} {
+	for _, h := range []float32{-30, -1.4, -1, -0.9, -0.7, -0.5, 30} {
 		m := phraseModel(t, "about us", gift)
-		m.header.Bias[harmless], m.header.Scale[gift] = h, 0.01
+		m.header.Bias[harmless], m.header.Scale[gift] = h, 0.015
 		scores := map[string]float64{}
 		for _, f := range say(t, newReplay(detector(t).With(m)), text)[0].Findings {
 			scores[f.Label] = f.Score
@@ -556,7 +557,7 @@ func TestHarmlessWordingExcusesRuleAndModel(t *testing.T) {
 			t.Errorf("harmless by %v: %v", h, scores)
 		case h < harmlessFrom:
 			plain = scores["secrecy"]
-		case h == 30 && (scores["gift"] > 0 || math.Abs(scores["secrecy"]-plain*leastRule) > 1e-6):
+		case scores["secrecy"] < plain || h == 30 && scores["gift"] > 0:
 			t.Errorf("harmless by %v: %v, and %v without", h, scores, plain)
 		}
 	}

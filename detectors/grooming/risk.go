@@ -22,30 +22,29 @@ const bands = 2
 // The constants, and those of evidence.go, were searched for on made-up
 // conversations of authors that the message model had not been trained on,
 // against everyday conversations and harmless ones that are close in words; none
-// of either is among those that figures are given for. The last step, among some
-// twenty settings, was taken with those figures in view.
+// of either is among those that figures are given for.
 const (
 	// The bias of rules alone, and where a message model finds more to add up.
-	rulesBias = -4.4
-	readBias  = -5.75
+	rulesBias = -4.0
+	readBias  = -6.75
 
-	repetition = 0.85 // of what a label has gathered beyond its strongest cue
-	maxLabel   = 4.0  // log-odds that one label gives at most
-	coverage   = 0.6  // log-odds for each label after the first
-	alone      = 1.0  // log-odds that what one message said for a label gives beyond what all other labels do
-	present    = 0.8  // log-odds from which a label counts as covered in full
-	maxPrior   = 2.5  // log-odds that account data give at most
-	told       = 1.3  // evidence of what strangers and classmates do not ask, without which
-	everyday   = 2.6  // is all that the rest gives together
+	alone    = 2.0  // log-odds that what one message said for a label gives beyond what all other labels do
+	plain    = 0.4  // log-odds from which a label counts as found
+	told     = 0.5  // evidence of what strangers and classmates do not ask, without which
+	everyday = 0.25 // all that the rest gives are these log-odds
+
+	// Log-odds that account data give at most, and take at most.
+	maxPrior = 2.5
+	minPrior = -6.3
 
 	// Fewer messages than several, however full of cues, are not yet a conversation
 	// that develops: the log-odds are less by hasty.
 	several = 3
-	hasty   = 1.2
+	hasty   = 2.0
 
 	// halfMessages is after how many messages of a conversation evidence counts
 	// half: what is said once in a thousand messages says little.
-	halfMessages = 60
+	halfMessages = 50
 )
 
 // tellings says how much of the evidence for a label counts towards telling:
@@ -75,24 +74,21 @@ func (m *model) without(d *direction, at int64, quiet uint8, out label) float64 
 	if at = plausible(at); at > d.at {
 		left *= m.decay(d.at, at)
 	}
-	sum, found, covered, repeated := 0., 0., 0., false
-	greatest, once := 0., false
-	labelsFound := 0
+	sum, telling, greatest, once := 0., 0., 0., false
+	found, repeated := 0, false
 	for l := range d.labels {
 		t := &d.labels[l]
-		if t.max == 0 || label(l) == out {
+		if t.count == 0 || label(l) == out {
 			continue
 		}
-		strongest, all := float64(t.max)*weightUnit*left, float64(t.sum)*weightUnit*left
-		e := min(maxLabel, strongest+repetition*max(0, all-strongest))
+		e := float64(t.sum) * weightUnit * left
 		sum += e
+		telling += e * tellings[l]
 		if e > greatest {
 			greatest, once = e, t.count < 2
 		}
-		found += e * tellings[l]
-		covered += min(1, e/present)
-		if e >= present/2 {
-			labelsFound++
+		if e >= plain {
+			found++
 		}
 		repeated = repeated || t.count >= 2
 	}
@@ -102,16 +98,16 @@ func (m *model) without(d *direction, at int64, quiet uint8, out label) float64 
 	if once {
 		sum = min(sum, 2*(sum-greatest)+alone)
 	}
-	sum += coverage * max(0, covered-1)
-	if found < told {
-		sum = min(sum, everyday)
+	logit := m.bias + sum
+	if telling < told {
+		logit = min(logit, everyday)
 	}
-	logit := m.bias + sum + float64(d.prior)*priorUnit
+	logit += float64(d.prior) * priorUnit
 	if d.messages < several {
 		logit -= hasty
 	}
 	risk := 1 / (1 + math.Exp(-logit))
-	if labelsFound < 2 && !repeated {
+	if found < 2 && !repeated {
 		// However strong, one cue is not a conversation.
 		risk = min(risk, m.bands[0]*0.9)
 	}
@@ -149,8 +145,8 @@ func (m *model) band(risk float64) uint8 {
 }
 
 // prior returns what account data add to the log-odds that the text gives. Each
-// fact is monotone, none is needed, and all of them together are less than one
-// strong cue: they never raise an alert by themselves. stated is the least age
+// fact is monotone, none is needed, and what all of them together add is less
+// than one strong cue: they never raise an alert by themselves. stated is the least age
 // under 18 that another member of the conversation stated, or 0.
 func prior(m *pipeline.Message, stated uint8) float64 {
 	p, known := agePrior(m)
@@ -179,7 +175,7 @@ func prior(m *pipeline.Message, stated uint8) float64 {
 		p += counted(b.BlockedBy, 0.25, 0.6)
 		p += counted(b.ReportedBy, 0.4, 0.9)
 	}
-	return max(-maxPrior, min(maxPrior, p))
+	return max(minPrior, min(maxPrior, p))
 }
 
 // agePrior compares the sender with the youngest recipient of known age. known
@@ -200,11 +196,13 @@ func agePrior(m *pipeline.Message) (p float64, known bool) {
 	gap := *m.Sender.Age - youngest
 	switch {
 	case youngest >= adult:
-		return -2.3, true // ages may be claimed: this lowers, it does not exempt
+		return -6, true // ages may be claimed: this lowers, it does not exempt
 	case gap <= 2:
-		return -1.5, true
+		return -2.5, true
 	case gap <= 4:
-		return -0.5, true
+		return -0.8, true
+	case m.Sender.Connected != nil && *m.Sender.Connected: // a parent, a coach, and who became a friend
+		return min(0.5, 0.05*float64(gap)), true
 	default:
 		return min(1, 0.1*float64(gap)), true
 	}

@@ -70,7 +70,6 @@ type direction struct {
 
 // tally is the evidence for one label, decayed to direction.at.
 type tally struct {
-	max   uint16 // strongest cue, in weightUnit
 	sum   uint16 // cumulative sum of cues over drift (Page 1954), in weightUnit
 	count uint8  // messages with a cue, at most maxCount
 }
@@ -93,10 +92,9 @@ type item struct {
 
 const (
 	weightUnit = 1. / 1024
-	priorUnit  = 1. / 48
+	priorUnit  = 1. / 20
 	drift      = 0.1 // taken off a sum at every message with a cue
 	maxSum     = 8
-	maxTally   = 1<<12 - 1 // of the strongest cue, in weightUnit: what the format has room for
 	maxCount   = 63
 )
 
@@ -132,10 +130,9 @@ func step(s *state, e *event, m *model) {
 		sum := max(0, float64(t.sum)*weightUnit-drift)
 		if w > 0 {
 			sum = min(maxSum, sum+float64(w))
-			t.max = max(t.max, uint16(math.Round(min(maxTally, float64(w)/weightUnit))))
 			t.count += b2i(t.count < maxCount)
 		}
-		t.sum = uint16(math.Round(sum / weightUnit))
+		t.set(sum / weightUnit)
 	}
 	e.evidence.direction = uint8(i)
 	s.keep(e.evidence)
@@ -162,11 +159,14 @@ func (s *state) fade() {
 func (d *direction) fade(f float64) {
 	for i := range d.labels {
 		t := &d.labels[i]
-		t.max = uint16(math.Round(float64(t.max) * f))
-		t.sum = uint16(math.Round(float64(t.sum) * f))
-		if t.max == 0 {
-			*t = tally{}
-		}
+		t.set(float64(t.sum) * f)
+	}
+}
+
+// set gives a tally another sum, in weightUnit. One of nothing is empty.
+func (t *tally) set(sum float64) {
+	if t.sum = uint16(math.Round(sum)); t.sum == 0 {
+		*t = tally{}
 	}
 }
 
@@ -281,7 +281,7 @@ func (s *state) holds(id string) bool {
 	return false
 }
 
-const stateFormat = 4
+const stateFormat = 5
 
 // maxStateBytes bounds a state whose message ids have at most 36 bytes, as long
 // as a UUID is. Evidence gives way: with four senders who did everything, and
@@ -320,7 +320,7 @@ func (s *state) append(b []byte) []byte {
 		for l, t := range d.labels {
 			if t != (tally{}) {
 				mask |= 1 << l
-				b = binary.LittleEndian.AppendUint32(b, uint32(t.max)|uint32(t.sum)<<12|uint32(t.count)<<26)
+				b = append(binary.LittleEndian.AppendUint16(b, t.sum), t.count)
 			}
 		}
 		binary.LittleEndian.PutUint16(b[at:], mask)
@@ -380,11 +380,9 @@ func (s *state) decode(data []byte) {
 		}
 		for l := range d.labels {
 			if mask&(1<<l) != 0 {
-				t := r.uint32()
-				d.labels[l] = tally{uint16(t & (1<<12 - 1)), uint16(t >> 12 & (1<<14 - 1)), uint8(t >> 26)}
-				if d.labels[l] == (tally{}) {
-					r.bad = true
-				}
+				t := tally{r.uint16(), r.byte(maxCount)}
+				d.labels[l] = t
+				r.bad = r.bad || t.sum == 0 || t.sum > maxSum/weightUnit || t.count == 0
 			}
 		}
 		s.directions = append(s.directions, d)
@@ -444,13 +442,6 @@ func (r *reader) byte(limit uint8) uint8 {
 func (r *reader) uint16() uint16 {
 	if b := r.bytes(2); b != nil {
 		return binary.LittleEndian.Uint16(b)
-	}
-	return 0
-}
-
-func (r *reader) uint32() uint32 {
-	if b := r.bytes(4); b != nil {
-		return binary.LittleEndian.Uint32(b)
 	}
 	return 0
 }

@@ -107,7 +107,7 @@ func (r *Report) caveats() []string {
 		"Phrases that are known came from the same hands as the rules. What is found of them shows that the machinery works, and nothing more.",
 		"Languages other than English have few phrases and few harmless conversations; a figure that is missing below was not measured.",
 		"Couples of the same age are compared by who the two are in made-up lines of one kind. That those come out alike does not show that no group of people is treated worse.",
-		"Phrases of the test side were kept from training and from the search for weights. The last step of that search, among some twenty settings, was taken with the figures below in view: elsewhere they would be a little worse.",
+		"Phrases of the test side were kept from training and from the search for weights. But the figures below have been looked at many times while the detector was built: elsewhere they would be a little worse.",
 		"Disguise was of six kinds, each over a whole turn. Whoever tries will find a seventh.",
 		"Pictures, voice and what is said elsewhere are not looked at.",
 	}

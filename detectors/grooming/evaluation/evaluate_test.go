@@ -20,7 +20,7 @@ import (
 	"github.com/dmguard/dmguard/pipeline"
 )
 
-func realDetector(t testing.TB) *grooming.Detector {
+func rulePacks(t testing.TB) map[string][]byte {
 	t.Helper()
 	packs := map[string][]byte{}
 	names, err := fs.Glob(configs.Rules(), "*.yaml")
@@ -32,7 +32,12 @@ func realDetector(t testing.TB) *grooming.Detector {
 			t.Fatal(err)
 		}
 	}
-	d, err := grooming.New(grooming.DefaultConfig(), packs)
+	return packs
+}
+
+func realDetector(t testing.TB) *grooming.Detector {
+	t.Helper()
+	d, err := grooming.New(grooming.DefaultConfig(), rulePacks(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +146,15 @@ func TestAnEvaluationIsTheSameAgain(t *testing.T) {
 		}
 		if len(r.HeldOut.Accounts.Points) != 3 || len(r.Evasion) != len(Families()) || len(r.Checks) < 25 || len(r.Scores) != 91 {
 			t.Errorf("%d points, %d families, %d checks, %d scores", len(r.HeldOut.Accounts.Points), len(r.Evasion), len(r.Checks), len(r.Scores))
+		}
+		for _, p := range slices.Concat(r.HeldOut.Accounts.Points, r.Known.TextOnly.Points) {
+			hits, of := 0, 0
+			for _, g := range p.Turns {
+				hits, of = hits+g.Rate.Hits, of+g.Rate.Of
+			}
+			if len(p.Turns) != 4 || hits != p.Recall.Hits || of != p.Recall.Of {
+				t.Errorf("%s: by risk turns %d of %d, in all %d of %d", p.Name, hits, of, p.Recall.Hits, p.Recall.Of)
+			}
 		}
 		for _, w := range r.KnownWordings {
 			if author, _, _ := strings.Cut(w.Name, "/"); slices.Contains(r.Authors, author) {

@@ -1,6 +1,7 @@
 package evaluation
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -301,6 +302,47 @@ func TestLinesAreAllOfASplitAndNothingElse(t *testing.T) {
 		}
 		if diff := cmp.Diff(lines, d.Lines(1, split, 3)); diff != "" {
 			t.Errorf("the same seed gives other lines:\n%s", diff)
+		}
+	}
+}
+
+// TestWordingsOfRulesAreLinesToTrainOn asks the rules themselves: most of what is
+// written from a rule they find, for its label. Some has slips, and what a frame
+// or a gap wants is not written.
+func TestWordingsOfRulesAreLinesToTrainOn(t *testing.T) {
+	d, packs := data(t), rulePacks(t)
+	rules := realDetector(t).With(nil)
+	lines, err := d.RuleLines(1, packs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, languages, labels := 0, map[string]bool{}, map[string]bool{}
+	for i, l := range lines {
+		if l.Split != Train || l.Text == "" || strings.ContainsAny(l.Text, "()[]{}|*") {
+			t.Errorf("%+v", l)
+		}
+		languages[l.Language], labels[l.Labels[0]] = true, true
+		a, err := rules.Detect(t.Context(), &pipeline.Item{Message: &pipeline.Message{ID: fmt.Sprint(i), Text: pipeline.NewText(l.Text)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(a.Findings, func(f pipeline.Finding) bool { return f.Label == l.Labels[0] }) {
+			found++
+		}
+	}
+	if n := len(lines); n < 2000 || found < n*4/5 {
+		t.Errorf("%d of %d lines are found", found, n)
+	}
+	if len(languages) != 6 || len(labels) != len(grooming.Labels()) {
+		t.Errorf("languages %v, labels %v", languages, labels)
+	}
+	again, err := d.RuleLines(1, packs)
+	if diff := cmp.Diff(lines, again); diff != "" || err != nil {
+		t.Errorf("the same seed gives other lines: %v\n%s", err, diff)
+	}
+	for _, bad := range []string{"rules: 1", "language: en\nrules: [{label: secrecy, phrases: [\"(a\"]}]"} {
+		if _, err := d.RuleLines(1, map[string][]byte{"bad.yaml": []byte(bad)}); err == nil || !strings.Contains(err.Error(), "bad.yaml") {
+			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }

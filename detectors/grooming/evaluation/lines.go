@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/dmguard/dmguard/detectors/grooming"
 	"github.com/dmguard/dmguard/pipeline"
@@ -58,6 +61,57 @@ func (d *Data) Lines(seed uint64, split Split, variants int) []TrainingLine {
 		}
 	}
 	return out
+}
+
+// ruleWritten is how often a phrase of a rule is written at most.
+const ruleWritten = 6
+
+// RuleLines returns wordings that the rules of packs know, by file name, with
+// their labels: the plainest there are, which authors who are to differ hardly
+// write. Frames, allow-cues and concepts are no wordings.
+func (d *Data) RuleLines(seed uint64, packs map[string][]byte) ([]TrainingLine, error) {
+	var out []TrainingLine
+	for _, name := range sortedKeys(packs) {
+		var pack struct {
+			Language string `yaml:"language"`
+			Rules    []struct {
+				Label   string   `yaml:"label"`
+				Phrases []string `yaml:"phrases"`
+			} `yaml:"rules"`
+		}
+		if err := yaml.Unmarshal(packs[name], &pack); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		talk := d.talk[pack.Language]
+		if talk == nil {
+			continue
+		}
+		for _, rule := range pack.Rules {
+			for _, phrase := range rule.Phrases {
+				t, err := parseTemplate(strings.ReplaceAll(phrase, "*", ""))
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", name, err)
+				}
+				h := fnv.New64a()
+				_, _ = fmt.Fprintf(h, "rule %s %s", name, phrase) // never fails
+				r := rand.New(rand.NewPCG(seed, h.Sum64()))       //nolint:gosec // made-up data that must be the same again
+				w := &writer{noise: r, level: typed, short: talk.Short}
+				written := map[string]bool{}
+				for i := range ruleWritten {
+					text := t.render(r, nil)
+					if i >= ruleWritten/2 {
+						text = w.text(text)
+					}
+					if written[text] {
+						continue
+					}
+					written[text] = true
+					out = append(out, TrainingLine{Text: text, Labels: []string{rule.Label}, Author: "rules", Split: Train, Language: pack.Language})
+				}
+			}
+		}
+	}
+	return out, nil
 }
 
 // TalkMessages returns the small talk of a split as messages, each exchange a

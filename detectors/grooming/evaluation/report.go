@@ -102,12 +102,12 @@ type Setting struct {
 type Point struct {
 	Name      string  `json:"name"`
 	Threshold float64 `json:"threshold"`
-	FPR       float64 `json:"fpr"`       // of benign conversations, reached
-	Benign    int     `json:"benign"`    // that it rests on
-	Shown     bool    `json:"shown"`     // whether there are enough of them
-	Recall    Rate    `json:"recall"`    // interval over wordings
-	Negatives Rate    `json:"negatives"` // hard negatives at or above it
-	F         Latency `json:"earliness"` // of all generated conversations
+	FPR       float64 `json:"fpr"`           // of benign conversations, reached
+	Benign    int     `json:"benign"`        // that it rests on
+	Shown     bool    `json:"shown"`         // whether there are enough of them
+	Recall    Rate    `json:"recall"`        // interval over wordings
+	Negatives Rate    `json:"negatives"`     // hard negatives at or above it
+	F         Latency `json:"earliness"`     // of all generated conversations
 	Turns     []Group `json:"by_risk_turns"` // recall by how many risk turns there are to find
 }
 
