@@ -302,7 +302,7 @@ const maxSupports = 8
 func (d *Detector) alert(findings []pipeline.Finding, s *state, at int64, id string) []pipeline.Finding {
 	who, risk := 0, -1.
 	for i := range s.directions {
-		if r := d.model.risk(&s.directions[i], at, s.quiet); r > risk {
+		if r := d.model.of(&s.directions[i], at, s.quiet); r > risk {
 			who, risk = i, r
 		}
 	}
@@ -329,33 +329,51 @@ func (d *Detector) alert(findings []pipeline.Finding, s *state, at int64, id str
 	return findings
 }
 
-// reason names the labels, the strongest first, and what the risk would be
-// without that one.
+// reason says what the risk is made of, the strongest label first, and what it
+// would be without that one.
 func (d *Detector) reason(s *state, dir *direction, at int64) string {
+	a := d.model.account(dir, at, s.quiet, labels)
 	var found []label
-	for l := range dir.labels {
-		if dir.labels[l].count > 0 {
+	for l := range a.labels {
+		if a.labels[l] > 0 {
 			found = append(found, label(l))
 		}
 	}
-	slices.SortStableFunc(found, func(a, b label) int { return int(dir.labels[b].sum) - int(dir.labels[a].sum) })
-	names := make([]string, len(found))
-	for i, l := range found {
-		names[i] = l.String()
-	}
+	slices.SortStableFunc(found, func(x, y label) int { return cmp.Compare(a.labels[y], a.labels[x]) })
 	messages := "1 message"
 	if dir.messages != 1 {
 		messages = fmt.Sprintf("%d messages", dir.messages)
 	}
-	r := fmt.Sprintf("one sender, %s: %s; without %s the risk would be %.2f",
-		messages, strings.Join(names, ", "), names[0], d.model.without(dir, at, s.quiet, found[0]))
-	if p := float64(dir.prior) * priorUnit; p != 0 {
-		r += fmt.Sprintf("; account data count %+.1f in log-odds", p)
-	}
+	without := d.model.account(dir, at, s.quiet, found[0])
+	r := fmt.Sprintf("one sender, %s; log-odds %s; without %s the risk would be %.2f", messages, a.describe(found), found[0], d.model.risk(&without))
 	if s.youngestBut(dir.sender) > 0 {
 		r += "; another member stated an age under 18"
 	}
 	return r
+}
+
+// describe writes the entries of an account in tenths that add up: each is
+// rounded together with those before it.
+func (a *account) describe(found []label) string {
+	sum, shown := 0., 0
+	var parts []string
+	add := func(what string, v float64) {
+		sum += v
+		before := shown
+		shown = int(math.Round(sum * 10))
+		if v != 0 {
+			parts = append(parts, fmt.Sprintf("%s %+.1f", what, float64(shown-before)/10))
+		}
+	}
+	add("to begin with", a.start)
+	for _, l := range found {
+		add(l.String(), a.labels[l])
+	}
+	add("in one message only", a.alone)
+	add("nothing that strangers do not ask", a.everyday)
+	add("account data", a.data)
+	add("few messages", a.hasty)
+	return fmt.Sprintf("%s, together %+.1f", strings.Join(parts, ", "), float64(shown)/10)
 }
 
 // hashID is FNV-1a, finished so that close ids differ in all bits.

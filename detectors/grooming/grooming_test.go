@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -676,6 +678,53 @@ func TestWhatOneMessageSaidDoesNotOutweighAllElse(t *testing.T) {
 	}
 	if a, b := risk(maxModel, 0.5, 1), risk(maxModel, 0.5, 2); b <= a {
 		t.Errorf("said twice it does not count: %v, %v", a, b)
+	}
+}
+
+// TestWhatAReasonNamesAddsUp reads the reasons of alerts: what labels, account
+// data and bounds count adds up to the log-odds of the risk that it says.
+func TestWhatAReasonNamesAddsUp(t *testing.T) {
+	amounts := regexp.MustCompile(`[+-][0-9]+\.[0-9]`)
+	d := detectors(t)["rules and model"]
+	alerts, bounded := 0, 0
+	for seed := range uint64(40) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		r := newReplay(d)
+		for i := range 12 {
+			m := message(fmt.Sprint("m", i), "a", developing[rng.IntN(len(developing))], i)
+			if rng.IntN(3) == 0 {
+				young, old := 9+rng.IntN(8), 30
+				m.Sender.Age, m.Recipients = &old, []pipeline.Party{{ID: "b", Age: &young}}
+			}
+			for _, f := range r.judge(t, m).Findings {
+				if f.Supports {
+					continue
+				}
+				sum, total := 0., 0.
+				parts := amounts.FindAllString(f.Reason, -1)
+				for j, p := range parts {
+					v, err := strconv.ParseFloat(p, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if j == len(parts)-1 {
+						total = v
+					} else {
+						sum += v
+					}
+				}
+				alerts++
+				if strings.Contains(f.Reason, "few messages") || strings.Contains(f.Reason, "in one message only") {
+					bounded++
+				}
+				if logit := math.Log(f.Score / (1 - f.Score)); math.Abs(sum-total) > 1e-9 || math.Abs(logit-total) > 0.051 {
+					t.Errorf("%q: the entries are %.1f, the risk %.4f is %.2f", f.Reason, sum, f.Score, logit)
+				}
+			}
+		}
+	}
+	if alerts < 20 || bounded == 0 {
+		t.Errorf("%d alerts, %d of them with a bound: this showed hardly anything", alerts, bounded)
 	}
 }
 

@@ -26,8 +26,10 @@ func vocabulary(l *lexicon) *regexp.Regexp {
 	}
 	label, number := alternatives(labelNames[:]), `[0-9]{1,3}`
 	cue := alternatives(labelReasons[:]) + `(?:, earlier| \(rule ` + alternatives(rules) + `\)(?:, in disguised writing)?(?:, with ` + alternatives(captureNames[1:]) + `)?)`
-	alert := `one sender, ` + number + ` messages?: ` + label + `(?:, ` + label + `)*; without ` + label + ` the risk would be [01]\.[0-9]{2}` +
-		`(?:; account data count [+-][0-9]\.[0-9] in log-odds)?(?:; another member stated an age under 18)?`
+	amount := ` [+-][0-9]{1,2}\.[0-9]`
+	alert := `one sender, ` + number + ` messages?; log-odds to begin with` + amount + `(?:, ` + label + amount + `)+` +
+		`(?:, in one message only` + amount + `)?(?:, nothing that strangers do not ask` + amount + `)?(?:, account data` + amount + `)?(?:, few messages` + amount + `)?` +
+		`, together` + amount + `; without ` + label + ` the risk would be [01]\.[0-9]{2}(?:; another member stated an age under 18)?`
 	return regexp.MustCompile(`^(?:` + cue + `|` + alert + `)$`)
 }
 

@@ -26,7 +26,7 @@ const bands = 2
 const (
 	// The bias of rules alone, and where a message model finds more to add up.
 	rulesBias = -4.0
-	readBias  = -6.75
+	readBias  = -6.5
 
 	alone    = 2.0  // log-odds that what one message said for a label gives beyond what all other labels do
 	plain    = 0.4  // log-odds from which a label counts as found
@@ -62,27 +62,48 @@ func (m *model) decay(from, to int64) float64 {
 	return math.Exp2(-float64(to-from) / m.halfLife)
 }
 
-// risk returns the risk of one sender at a time, after so many more messages of
-// the conversation.
-func (m *model) risk(d *direction, at int64, quiet uint8) float64 {
-	return m.without(d, at, quiet, labels)
+// account is what the log-odds of a risk are made of. Its entries add up to them.
+type account struct {
+	start    float64 // before anything was found
+	labels   [labels]float64
+	alone    float64 // taken off what one message alone said for a label
+	everyday float64 // taken off what strangers and classmates ask, too
+	data     float64 // of the accounts
+	hasty    float64 // taken off where few messages say it
+
+	single bool // there is one cue only
 }
 
-// without returns the risk as it would be without one label, labels for none.
-func (m *model) without(d *direction, at int64, quiet uint8, out label) float64 {
+// total returns the log-odds.
+func (a *account) total() float64 {
+	return a.start + a.found() + a.alone + a.everyday + a.data + a.hasty
+}
+
+// found returns what all labels give.
+func (a *account) found() float64 {
+	sum := 0.
+	for _, e := range a.labels {
+		sum += e
+	}
+	return sum
+}
+
+// account weighs the evidence about one sender at a time, after so many more
+// messages of the conversation, as it would be without one label, labels for
+// none.
+func (m *model) account(d *direction, at int64, quiet uint8, out label) (a account) {
 	left := faded(quiet)
 	if at = plausible(at); at > d.at {
 		left *= m.decay(d.at, at)
 	}
-	sum, telling, greatest, once := 0., 0., 0., false
-	found, repeated := 0, false
+	telling, greatest, once, found, repeated := 0., 0., false, 0, false
 	for l := range d.labels {
 		t := &d.labels[l]
 		if t.count == 0 || label(l) == out {
 			continue
 		}
 		e := float64(t.sum) * weightUnit * left
-		sum += e
+		a.labels[l] = e
 		telling += e * tellings[l]
 		if e > greatest {
 			greatest, once = e, t.count < 2
@@ -92,26 +113,37 @@ func (m *model) without(d *direction, at int64, quiet uint8, out label) float64 
 		}
 		repeated = repeated || t.count >= 2
 	}
-	if sum == 0 {
+	a.start, a.data, a.single = m.bias, float64(d.prior)*priorUnit, found < 2 && !repeated
+	sum := a.found()
+	if once {
+		a.alone = min(0, sum-2*greatest+alone)
+	}
+	if telling < told {
+		a.everyday = min(0, everyday-(m.bias+sum+a.alone))
+	}
+	if d.messages < several {
+		a.hasty = -hasty
+	}
+	return a
+}
+
+// risk returns what the log-odds of an account amount to.
+func (m *model) risk(a *account) float64 {
+	if a.found() == 0 {
 		return 0
 	}
-	if once {
-		sum = min(sum, 2*(sum-greatest)+alone)
-	}
-	logit := m.bias + sum
-	if telling < told {
-		logit = min(logit, everyday)
-	}
-	logit += float64(d.prior) * priorUnit
-	if d.messages < several {
-		logit -= hasty
-	}
-	risk := 1 / (1 + math.Exp(-logit))
-	if found < 2 && !repeated {
-		// However strong, one cue is not a conversation.
+	risk := 1 / (1 + math.Exp(-a.total()))
+	if a.single { // however strong, one cue is not a conversation
 		risk = min(risk, m.bands[0]*0.9)
 	}
 	return risk
+}
+
+// of returns the risk of one sender at a time, after so many more messages of
+// the conversation.
+func (m *model) of(d *direction, at int64, quiet uint8) float64 {
+	a := m.account(d, at, quiet, labels)
+	return m.risk(&a)
 }
 
 // faded returns what is left of evidence after so many more messages.
@@ -128,7 +160,7 @@ var fading = func() (t [math.MaxUint8 + 1]float64) {
 func (m *model) conversation(s *state, at int64) float64 {
 	risk := 0.
 	for i := range s.directions {
-		risk = max(risk, m.risk(&s.directions[i], at, s.quiet))
+		risk = max(risk, m.of(&s.directions[i], at, s.quiet))
 	}
 	return risk
 }

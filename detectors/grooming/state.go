@@ -185,7 +185,7 @@ func (s *state) direction(sender uint64, at int64, m *model) int {
 		if s.directions[i].sender == sender {
 			return i
 		}
-		if r := m.risk(&s.directions[i], at, s.quiet); r < risk {
+		if r := m.of(&s.directions[i], at, s.quiet); r < risk {
 			least, risk = i, r
 		}
 	}
