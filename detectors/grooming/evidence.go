@@ -10,14 +10,14 @@ package grooming
 // was also trained on what uses the words of the labels to a harmless end, by a
 // parent, a coach, a friend of the same age.
 const (
-	telling     = -1.3 // log-odds
-	modelGrowth = 0.7
-	maxModel    = 5 // as much as a message counts for a label at most
+	telling     = -1.75 // log-odds
+	modelGrowth = 0.62
+	maxModel    = 7 // as much as a message counts for a label at most
 
 	// Harmless wording lowers the log-odds of a label by harmlessGrowth for each
 	// log-odds beyond harmlessFrom.
-	harmlessFrom   = -0.95
-	harmlessGrowth = 0.8
+	harmlessFrom   = -0.5
+	harmlessGrowth = 1.6
 
 	// The model knows the concepts of the rules, and more of what is around them:
 	// where there is one a rule counts so much of its weight, and all of it where

@@ -138,9 +138,11 @@ type rule struct {
 // part is one run of words of a phrase: all of it, or what lies between gaps.
 type part struct {
 	rule        uint32
+	name        uint32 // of a concept: the hash of its name; 0 for a cue
 	words       int32
 	gap         int32 // words that may lie before it
 	slot        int32 // of this part in the scratch; the part before has slot-1
+	concept     uint16
 	first, last bool
 }
 
@@ -379,9 +381,11 @@ func (c *compiler) phrase(at uint32, text string) error {
 			if !ok {
 				id = uint32(len(c.lex.parts))
 				parts[words] = id
-				c.lex.parts = append(c.lex.parts, part{
-					rule: at, words: words, gap: s.gap, slot: int32(c.lex.slots + i), first: i == 0, last: i == len(segments)-1,
-				})
+				p := part{rule: at, words: words, gap: s.gap, slot: int32(c.lex.slots + i), first: i == 0, last: i == len(segments)-1}
+				if r := &c.lex.rules[at]; r.isConcept {
+					p.concept, p.name = r.concept, c.lex.names[r.concept]
+				}
+				c.lex.parts = append(c.lex.parts, p)
 			}
 			c.patterns, c.values = append(c.patterns, pattern), append(c.values, id)
 		}

@@ -26,7 +26,7 @@ const bands = 2
 const (
 	// The bias of rules alone, and where a message model finds more to add up.
 	rulesBias = -4.0
-	readBias  = -6.5
+	readBias  = -6.0
 
 	alone    = 2.0  // log-odds that what one message said for a label gives beyond what all other labels do
 	plain    = 0.4  // log-odds from which a label counts as found
@@ -35,7 +35,7 @@ const (
 
 	// Log-odds that account data give at most, and take at most.
 	maxPrior = 2.5
-	minPrior = -6.3
+	minPrior = -7.5
 
 	// Fewer messages than several, however full of cues, are not yet a conversation
 	// that develops: the log-odds are less by hasty.
@@ -188,7 +188,7 @@ func prior(m *pipeline.Message, stated uint8) float64 {
 	s := &m.Sender
 	if c := s.Connected; c != nil {
 		if *c {
-			p -= 0.4
+			p -= 0.6
 		} else {
 			p += 0.3
 		}
@@ -202,7 +202,7 @@ func prior(m *pipeline.Message, stated uint8) float64 {
 		}
 	}
 	if b := s.Behaviour; b != nil {
-		p += counted(b.MinorsContacted, 0.15, 0.6)
+		p += counted(b.MinorsContacted, 0.1, 0.4)
 		p += counted(b.StrangersContacted, 0.05, 0.3)
 		p += counted(b.BlockedBy, 0.25, 0.6)
 		p += counted(b.ReportedBy, 0.4, 0.9)
@@ -228,13 +228,13 @@ func agePrior(m *pipeline.Message) (p float64, known bool) {
 	gap := *m.Sender.Age - youngest
 	switch {
 	case youngest >= adult:
-		return -6, true // ages may be claimed: this lowers, it does not exempt
+		return -6.8, true // ages may be claimed: this lowers, it does not exempt
 	case gap <= 2:
 		return -2.5, true
 	case gap <= 4:
 		return -0.8, true
 	case m.Sender.Connected != nil && *m.Sender.Connected: // a parent, a coach, and who became a friend
-		return min(0.5, 0.05*float64(gap)), true
+		return min(0.2, 0.02*float64(gap)), true
 	default:
 		return min(1, 0.1*float64(gap)), true
 	}

@@ -277,12 +277,12 @@ func (l *lexicon) emit(s *scratch, state uint32, word, sentence int32, end int, 
 			s.gaps[p.slot].saw(s.generation, sentence, sighting{word, int32(start)})
 			continue
 		}
-		r := &l.rules[p.rule]
-		if r.isConcept {
-			s.think(idea{name: l.names[r.concept], first: first, last: word, end: int32(end)})
-			l.hear(s, place{concept: r.concept, first: first, last: word, start: int32(start), end: int32(end)})
+		if p.name != 0 {
+			s.think(idea{name: p.name, first: first, last: word, end: int32(end)})
+			l.hear(s, place{concept: p.concept, first: first, last: word, start: int32(start), end: int32(end)})
 			continue
 		}
+		r := &l.rules[p.rule]
 		from, to := s.reading.original(start, end)
 		if r.allow {
 			s.allow(p.rule, span{from, to})

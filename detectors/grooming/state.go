@@ -92,9 +92,9 @@ type item struct {
 
 const (
 	weightUnit = 1. / 1024
-	priorUnit  = 1. / 20
+	priorUnit  = 1. / 16
 	drift      = 0.1 // taken off a sum at every message with a cue
-	maxSum     = 8
+	maxSum     = 10
 	maxCount   = 63
 )
 
