@@ -35,7 +35,7 @@ func runModelGenerate(ctx context.Context, cl *commandLine) error {
 	authors := cl.String("authors", "", "authors of risky phrases, separated by commas; all without")
 	cl.StringVar(&opt.Obfuscation, "obfuscation", evaluation.Mixed, "how risky turns are disguised: empty for not at all, mixed for some of the conversations, or one of "+joinList(evaluation.Families()))
 	cl.Var(&benign, "benign", "`file` of everyday messages to mix in (NDJSON, also .zst and .gz); may be given several times")
-	lines := cl.Int("lines", 0, "write texts to train on instead of conversations: each phrase and line of a script so often, those of the other split once to test, a file a language, and everyday talk")
+	lines := cl.Int("lines", 0, "write texts to train on instead of conversations: each phrase and line of a script so often, those of the other split once to test, wordings of the rules, a file a language, and everyday talk")
 	out := cl.String("out", "-", "`folder` for messages.ndjson and labels.ndjson (lines-LANGUAGE.ndjson and talk.messages.ndjson with --lines), or - for the messages alone on standard output")
 	if err := cl.parse(0, 0); err != nil {
 		return err

@@ -586,7 +586,7 @@ func plainMessage(t *testing.T, id, conversation string, fields map[string]any) 
 	t.Helper()
 	m := map[string]any{
 		"id": id, "conversation_id": conversation, "sent_at": "2026-03-01T16:00:00Z",
-		"sender": map[string]any{"id": "u-1"}, "text": "see you at practice",
+		"sender": map[string]any{"id": "u-1"}, "text": "the weather is grey",
 	}
 	maps.Copy(m, fields)
 	b, err := json.Marshal(m)
@@ -773,7 +773,7 @@ func casesIn(verdicts map[string]pipeline.Verdict) map[string][]string {
 		for _, f := range v.Findings {
 			switch {
 			case f.Match == nil:
-				conversation = true
+				conversation = conversation || f.Label == "" // what has one is a cue, and asks for nothing
 			case !attachments[f.Match.AttachmentID]:
 				attachments[f.Match.AttachmentID] = true
 				cases[pipeline.CaseID(pipeline.MediaCase, "media/"+f.Match.List+"/"+f.Match.Entry)] = true

@@ -2,6 +2,7 @@ package grooming
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -61,6 +62,14 @@ func (c *concepts) meets(o *concepts) bool {
 	return false
 }
 
+// folded returns the set in one word: what two sets share, their words do.
+func (c *concepts) folded() (w uint64) {
+	for i := range c {
+		w |= c[i]
+	}
+	return w
+}
+
 func (c *concepts) union(o *concepts) {
 	for i := range c {
 		c[i] |= o[i]
@@ -74,6 +83,13 @@ type frame struct {
 	none    concepts
 	ordered bool
 	within  int32
+}
+
+// opening is a frame that may begin with a concept, and its second part, folded:
+// few frames have that in a sentence. All bits are set where there is none.
+type opening struct {
+	second uint64
+	frame  uint16
 }
 
 // place is where a concept stands.
@@ -117,11 +133,15 @@ func (l *lexicon) frames(s *scratch) {
 	if len(h.places) < 1 {
 		return
 	}
+	seen := h.seen.folded()
 	for i := range h.places {
 		p := &h.places[i]
-		for _, id := range l.framesOf[p.concept] {
-			f := &l.allFrames[id]
+		for _, o := range l.framesOf[p.concept] {
 			s.work.frames++
+			if o.second&seen == 0 {
+				continue
+			}
+			f := &l.allFrames[o.frame]
 			if !f.possible(&h.seen) {
 				continue
 			}
@@ -286,7 +306,7 @@ type pendingFrame struct {
 
 // resolve makes the frames of all packs.
 func (c *compiler) resolve() {
-	c.lex.framesOf = make([][]uint16, len(c.concepts))
+	c.lex.framesOf = make([][]opening, len(c.concepts))
 	for _, p := range c.pending {
 		c.name = p.pack
 		set := func(names string) (out concepts) {
@@ -312,11 +332,14 @@ func (c *compiler) resolve() {
 			continue
 		}
 		c.lex.reach = max(c.lex.reach, int32(len(f.all))*(f.within+1+maxPhraseWords))
-		id := uint16(len(c.lex.allFrames))
+		o := opening{second: math.MaxUint64, frame: uint16(len(c.lex.allFrames))}
+		if len(f.all) > 1 {
+			o.second = f.all[1].folded()
+		}
 		c.lex.allFrames = append(c.lex.allFrames, f)
 		for n := range c.lex.framesOf {
 			if f.all[0].has(uint16(n)) {
-				c.lex.framesOf[n] = append(c.lex.framesOf[n], id)
+				c.lex.framesOf[n] = append(c.lex.framesOf[n], o)
 			}
 		}
 	}

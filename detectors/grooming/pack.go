@@ -119,8 +119,8 @@ type lexicon struct {
 	ideas     []string // names of all concepts and classes, sorted
 
 	allFrames []frame
-	framesOf  [][]uint16 // by concept: the frames whose first part it can be
-	reach     int32      // words within which every frame lies
+	framesOf  [][]opening // by concept: the frames whose first part it can be
+	reach     int32       // words within which every frame lies
 }
 
 // rule is one entry of a pack.

@@ -7,9 +7,9 @@ import (
 	"github.com/dmguard/dmguard/pipeline"
 )
 
-// model turns evidence into a risk. Its constants were set by hand, against
-// made-up conversations and everyday chat: the risk orders conversations and is
-// shaped like a probability, but no field data stand behind it.
+// model turns evidence into a risk: the log-odds are a plain sum. The risk orders
+// conversations and is shaped like a probability, but no field data stand behind
+// it.
 type model struct {
 	bias     float64 // log-odds before anything was found
 	halfLife float64 // seconds
@@ -28,10 +28,16 @@ const (
 	rulesBias = -4.0
 	readBias  = -6.0
 
-	alone    = 2.0  // log-odds that what one message said for a label gives beyond what all other labels do
-	plain    = 0.4  // log-odds from which a label counts as found
-	told     = 0.5  // evidence of what strangers and classmates do not ask, without which
-	everyday = 0.25 // all that the rest gives are these log-odds
+	// What one message alone said for a label counts as much as all other labels do,
+	// and alone beyond that.
+	alone = 2.0
+
+	plain = 0.4 // log-odds from which a label counts as found
+
+	// Without so much evidence of what strangers and classmates do not ask, the text
+	// gives the log-odds everyday at most.
+	told     = 0.5
+	everyday = 0.25
 
 	// Log-odds that account data give at most, and take at most.
 	maxPrior = 2.5
@@ -178,8 +184,8 @@ func (m *model) band(risk float64) uint8 {
 
 // prior returns what account data add to the log-odds that the text gives. Each
 // fact is monotone, none is needed, and what all of them together add is less
-// than one strong cue: they never raise an alert by themselves. stated is the least age
-// under 18 that another member of the conversation stated, or 0.
+// than one strong cue: they never raise an alert by themselves. stated is the
+// least age under 18 that another member of the conversation stated, or 0.
 func prior(m *pipeline.Message, stated uint8) float64 {
 	p, known := agePrior(m)
 	if !known {

@@ -220,13 +220,11 @@ func (l *lexicon) scanWords(s *scratch) {
 	after := true              // a separator has just been read
 	var hash, stretched uint64 // of the word so far; as the message model reads it, no letter following itself
 	var last byte
-	read := func(end int) {
-		if state, hit = l.phrases.step(state, hash, &s.work.steps); hit {
-			l.emit(s, state, word, sentence, end, &starts)
+	for i := 0; i <= len(b); i++ {
+		c := byte(' ') // behind the last word
+		if i < len(b) {
+			c = b[i]
 		}
-		l.thesaurus.tell(s, stretched, word, end)
-	}
-	for i, c := range b {
 		k := kind[c]
 		if k == inWord {
 			if after {
@@ -244,7 +242,10 @@ func (l *lexicon) scanWords(s *scratch) {
 		}
 		if !after {
 			after = true
-			read(i)
+			if state, hit = l.phrases.step(state, hash, &s.work.steps); hit {
+				l.emit(s, state, word, sentence, i, &starts)
+			}
+			l.thesaurus.tell(s, stretched, word, i)
 		}
 		// A dot inside a word hides it, and several are a pause.
 		if k == sentenceEnd && (i+1 == len(b) || b[i+1] == ' ') && (i == 0 || b[i-1] != c) {
@@ -253,9 +254,6 @@ func (l *lexicon) scanWords(s *scratch) {
 			sentence++
 			state = 0
 		}
-	}
-	if !after {
-		read(len(b))
 	}
 	l.frames(s)
 	s.heard.forget()
