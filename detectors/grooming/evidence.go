@@ -6,9 +6,9 @@ package grooming
 // of the rule packs have one: 0 at telling, growing by modelGrowth with each
 // log-odds. Of the model's weight and that of the strongest rule the greater
 // counts, since both read the same words and neither may take away from the
-// other. Allow-cues lower both alike, and so does what reads harmless: the model
-// was also trained on what uses the words of the labels to a harmless end, by a
-// parent, a coach, a friend of the same age.
+// other. Allow-cues lower both alike. What reads harmless lowers the model's alone:
+// it was also trained on what uses the words of the labels to a harmless end, by
+// a parent, a coach, a friend of the same age.
 const (
 	telling     = -1.75 // log-odds
 	modelGrowth = 0.62
@@ -45,7 +45,7 @@ func (m *MessageModel) read(s *scratch) {
 		excuse := float32(harmlessGrowth * max(0, r.beside[l]-harmlessFrom))
 		weights[l] = modelWeight(r.scores[l] - excuse)
 		c := &s.cues[l]
-		if c.n == 0 || c.disguised { // who hides what is said has not said it harmlessly
+		if c.n == 0 || c.disguised {
 			continue
 		}
 		if c.weight *= ruleShare; c.weight < minCue {

@@ -340,7 +340,7 @@ func TestWordingsOfRulesAreLinesToTrainOn(t *testing.T) {
 	if diff := cmp.Diff(lines, again); diff != "" || err != nil {
 		t.Errorf("the same seed gives other lines: %v\n%s", err, diff)
 	}
-	for _, bad := range []string{"rules: 1", "language: en\nrules: [{label: secrecy, phrases: [\"(a\"]}]"} {
+	for _, bad := range []string{"rules: 1", "language: en\nrules: [{label: secrecy, phrases: [\"(a\"]}]", "language: en\nrules: [{label: secrecy, phrases: [\"a {kin}\"]}]"} {
 		if _, err := d.RuleLines(1, map[string][]byte{"bad.yaml": []byte(bad)}); err == nil || !strings.Contains(err.Error(), "bad.yaml") {
 			t.Errorf("%q: %v", bad, err)
 		}

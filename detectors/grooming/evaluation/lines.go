@@ -68,7 +68,8 @@ const ruleWritten = 6
 
 // RuleLines returns wordings that the rules of packs know, by file name, with
 // their labels: the plainest there are, which authors who are to differ hardly
-// write. Frames, allow-cues and concepts are no wordings.
+// write. Frames, allow-cues and concepts are no wordings, and packs of no language
+// that there is small talk in have none.
 func (d *Data) RuleLines(seed uint64, packs map[string][]byte) ([]TrainingLine, error) {
 	var out []TrainingLine
 	for _, name := range sortedKeys(packs) {
@@ -89,6 +90,9 @@ func (d *Data) RuleLines(seed uint64, packs map[string][]byte) ([]TrainingLine, 
 		for _, rule := range pack.Rules {
 			for _, phrase := range rule.Phrases {
 				t, err := parseTemplate(strings.ReplaceAll(phrase, "*", ""))
+				if err == nil && len(t.slots()) > 0 {
+					err = fmt.Errorf("phrase %q: rules have no slots", phrase)
+				}
 				if err != nil {
 					return nil, fmt.Errorf("%s: %w", name, err)
 				}
