@@ -204,9 +204,9 @@ func (x *extractor) grams(w []byte, n, at int, nth uint8) int {
 		}
 		h := uint64(fnvOffset)
 		for end, chars := i, 1; end < n && chars <= longestGram; chars++ {
-			h = phraseHash(h, w[end])
+			h = (h ^ uint64(w[end])) * fnvPrime
 			for end++; end < n && !utf8.RuneStart(w[end]); end++ {
-				h = phraseHash(h, w[end])
+				h = (h ^ uint64(w[end])) * fnvPrime
 			}
 			if chars < shortestGram {
 				continue

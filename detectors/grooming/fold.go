@@ -1,6 +1,9 @@
 package grooming
 
-import "unicode/utf8"
+import (
+	"slices"
+	"unicode/utf8"
+)
 
 // view is one reading of a text: its bytes, and where each of them comes from.
 type view struct {
@@ -79,6 +82,16 @@ func (v *view) rune(r rune, from int) {
 		v.b = append(v.b, c)
 		v.at = append(v.at, uint32(from))
 	}
+}
+
+// padded returns v.b, a space behind it and seven bytes more, so that eight can
+// be read anywhere in it at once.
+func (v *view) padded() []byte {
+	n := len(v.b)
+	v.b = slices.Grow(v.b, 8)
+	b := v.b[:n+8]
+	b[n] = ' '
+	return b
 }
 
 // original returns the range of the original that v.b[start:end] was read from,

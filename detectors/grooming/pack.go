@@ -109,14 +109,14 @@ const (
 // lexicon is all packs, ready to be looked for.
 type lexicon struct {
 	rules    []rule
-	phrases  *phraseAutomaton // over the words of the folded text; outputs index parts
+	phrases  *phraseAutomaton // over the words of the folded text
 	parts    []part
-	slots    int        // of parts that continue after a gap
+	slots    int        // of parts that go on after a gap
 	squashed *automaton // over the squashed text; outputs are rule<<8 | length
 
-	thesaurus thesaurus
-	names     []uint32 // by concept: the hash of its name
-	ideas     []string // names of all concepts and classes, sorted
+	vocabulary *vocabulary
+	names      []uint32 // by concept: the hash of its name
+	ideas      []string // names of all concepts and classes, sorted
 
 	allFrames []frame
 	framesOf  [][]opening // by concept: the frames whose first part it can be
@@ -138,13 +138,23 @@ type rule struct {
 // part is one run of words of a phrase: all of it, or what lies between gaps.
 type part struct {
 	rule        uint32
-	name        uint32 // of a concept: the hash of its name; 0 for a cue
-	words       int32
-	gap         int32 // words that may lie before it
-	slot        int32 // of this part in the scratch; the part before has slot-1
-	concept     uint16
+	slot        uint32 // of this part in the scratch; the part before has slot-1
+	words       uint8
+	gap         uint8 // words that may lie before it
 	first, last bool
 }
+
+// The outputs of the automaton are numbers of parts, and more where that saves
+// time. A run of words that stands for a concept, of which a text holds most, is
+// no part but conceptOutput, the number of words and that of the concept. A part
+// behind a gap has laterOutput and six bits of the slot that it waits for.
+const (
+	conceptOutput = 1 << 31
+	conceptBits   = 16
+
+	laterOutput = 1 << 30
+	partBits    = 24
+)
 
 // loadPacks compiles packs, by name, and reports every fault with pack and line.
 func loadPacks(packs map[string][]byte) (*lexicon, error) {
@@ -153,13 +163,16 @@ func loadPacks(packs map[string][]byte) (*lexicon, error) {
 		c.pack(name, packs[name])
 	}
 	c.resolve()
-	c.lex.thesaurus = newThesaurus(c.classes)
 	c.lex.ideas = slices.Sorted(maps.Keys(c.ideas))
 	if len(c.errs) > 0 {
 		return nil, errors.Join(c.errs...)
 	}
 	var err error
-	if c.lex.phrases, err = newPhraseAutomaton(c.patterns, c.values); err != nil {
+	var words map[string]uint32
+	if c.lex.phrases, words, err = newPhraseAutomaton(c.patterns, c.values); err != nil {
+		return nil, err
+	}
+	if c.lex.vocabulary, err = newVocabulary(words, c.classes); err != nil {
 		return nil, err
 	}
 	if c.lex.squashed, err = newAutomaton(c.squashed, c.squashedValues); err != nil {
@@ -326,7 +339,7 @@ func (c *compiler) phrases(r rule, phrases []phrase) {
 func (c *compiler) phrase(at uint32, text string) error {
 	type segment struct {
 		variants []string
-		gap      int32
+		gap      uint8
 	}
 	var segments []segment
 	for i, s := range strings.Split(text, "*") {
@@ -377,17 +390,22 @@ func (c *compiler) phrase(at uint32, text string) error {
 				}
 				c.known[key] = at
 			}
-			id, ok := parts[words]
-			if !ok {
-				id = uint32(len(c.lex.parts))
-				parts[words] = id
-				p := part{rule: at, words: words, gap: s.gap, slot: int32(c.lex.slots + i), first: i == 0, last: i == len(segments)-1}
-				if r := &c.lex.rules[at]; r.isConcept {
-					p.concept, p.name = r.concept, c.lex.names[r.concept]
+			value, ok := parts[words]
+			switch r := &c.lex.rules[at]; {
+			case ok:
+			case single && r.isConcept:
+				value = conceptOutput | uint32(words)<<conceptBits | uint32(r.concept)
+			default:
+				value = uint32(len(c.lex.parts))
+				if i > 0 {
+					value |= laterOutput | uint32(c.lex.slots+i-1)%64<<partBits
 				}
-				c.lex.parts = append(c.lex.parts, p)
+				c.lex.parts = append(c.lex.parts, part{
+					rule: at, words: uint8(words), gap: s.gap, slot: uint32(c.lex.slots + i), first: i == 0, last: i == len(segments)-1,
+				})
 			}
-			c.patterns, c.values = append(c.patterns, pattern), append(c.values, id)
+			parts[words] = value
+			c.patterns, c.values = append(c.patterns, pattern), append(c.values, value)
 		}
 	}
 	if !single {

@@ -8,27 +8,15 @@ import (
 )
 
 // phraseAutomaton finds all of many runs of words in one pass (Aho and Corasick
-// 1975). Its letters are words: one look-up a word says whether any phrase holds
-// it, and most words end there. Words are known by a hash of 64 bits. It is
-// immutable.
+// 1975). Its letters are the words of a vocabulary, and the state behind a word
+// at the root, 0, has the number of the word. It is immutable.
 type phraseAutomaton struct {
-	words []knownWord // a power of two of slots, never full
-	shift int
-
 	// nodes are by state, one more than there are: the edges of state s are from
-	// nodes[s].edges up to nodes[s+1].edges, by word. State 0 is the root, whose
-	// edges are in words.
+	// nodes[s].edges up to nodes[s+1].edges, by word. The root has none.
 	nodes []phraseNode
 	edges []phraseEdge
 
-	outs []uint32 // values of patterns
-}
-
-// knownWord is a word that a phrase holds.
-type knownWord struct {
-	hash uint64
-	id   uint32 // 0 in an empty slot
-	root uint32 // the state behind it at the root, with accepting
+	outs []uint32 // values of patterns, of each state those with conceptOutput first, then those with laterOutput
 }
 
 type phraseNode struct {
@@ -42,29 +30,18 @@ type phraseEdge struct {
 	to   uint32 // state, with accepting
 }
 
-// step returns the state after a word, and whether patterns end there. steps
-// counts the states that were looked at.
-func (a *phraseAutomaton) step(state uint32, hash uint64, steps *int) (uint32, bool) {
-	var w *knownWord
-	for at := mix(hash) >> a.shift; ; at = (at + 1) & uint64(len(a.words)-1) {
-		if w = &a.words[at]; w.hash == hash {
-			break
-		}
-		if w.id == 0 {
-			return 0, false
-		}
-	}
-	if w.id == 0 {
-		return 0, false
-	}
+// step returns the state after a word of phrases, and whether patterns end there.
+// steps counts the states that were looked at. Words and states have accepting
+// where patterns end.
+func (a *phraseAutomaton) step(state, word uint32, steps *int) (uint32, bool) {
 	for state != 0 {
 		*steps++
-		if to, ok := a.child(state, w.id); ok {
+		if to, ok := a.child(state, word&^accepting); ok {
 			return to &^ accepting, to&accepting != 0
 		}
 		state = a.nodes[state].fail
 	}
-	return w.root &^ accepting, w.root&accepting != 0
+	return word &^ accepting, word&accepting != 0
 }
 
 // child returns the state behind a word, with accepting.
@@ -90,30 +67,56 @@ func (a *phraseAutomaton) outputs(state uint32) []uint32 {
 	return a.outs[a.nodes[state].outs:a.nodes[state+1].outs]
 }
 
-// phraseHash continues the hash of a word, which begins with fnvOffset.
-func phraseHash(h uint64, c byte) uint64 { return (h ^ uint64(c)) * fnvPrime }
-
-// phraseBuilder is the tree of all beginnings of patterns.
+// phraseBuilder is the tree of all beginnings of patterns. Behind the root come
+// the states of all words, whether a pattern begins with them or not.
 type phraseBuilder struct {
 	ids   map[string]uint32 // of words, from 1
-	tree  map[uint64]uint32 // state<<32 | word → state
+	tree  map[uint64]uint32 // state<<32 | word → state, but for those of the root
 	nodes []builtNode
 	outs  [][]uint32 // by state
 }
 
 type builtNode struct{ parent, word, depth, fail uint32 }
 
-// newPhraseAutomaton makes one from patterns: folded words with spaces between
-// them.
-func newPhraseAutomaton(patterns []string, values []uint32) (*phraseAutomaton, error) {
+// newPhraseAutomaton makes one from patterns, folded words with spaces between
+// them, and returns the numbers of these words, with accepting.
+func newPhraseAutomaton(patterns []string, values []uint32) (*phraseAutomaton, map[string]uint32, error) {
 	b := phraseBuilder{ids: map[string]uint32{}, tree: map[uint64]uint32{}, nodes: make([]builtNode, 1), outs: make([][]uint32, 1)}
+	for _, p := range patterns {
+		for word := range strings.SplitSeq(p, " ") {
+			if _, ok := b.ids[word]; !ok && word != "" {
+				id := uint32(len(b.nodes))
+				b.ids[strings.Clone(word)] = id
+				b.grow(0, id)
+			}
+		}
+	}
 	for i, p := range patterns {
 		if err := b.add(p, values[i]); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	b.link()
-	return b.flatten()
+	a := b.flatten()
+	for word, id := range b.ids {
+		b.ids[word] = b.mark(id)
+	}
+	return a, b.ids, nil
+}
+
+// grow adds a state behind another.
+func (b *phraseBuilder) grow(state, word uint32) {
+	b.nodes = append(b.nodes, builtNode{parent: state, word: word, depth: b.nodes[state].depth + 1})
+	b.outs = append(b.outs, nil)
+}
+
+// child returns the state behind a word.
+func (b *phraseBuilder) child(state, word uint32) (uint32, bool) {
+	if state == 0 {
+		return word, true
+	}
+	to, ok := b.tree[uint64(state)<<32|uint64(word)]
+	return to, ok
 }
 
 func (b *phraseBuilder) add(pattern string, value uint32) error {
@@ -122,21 +125,15 @@ func (b *phraseBuilder) add(pattern string, value uint32) error {
 		if word == "" {
 			continue
 		}
-		id, ok := b.ids[word]
-		if !ok {
-			id = uint32(len(b.ids) + 1)
-			b.ids[strings.Clone(word)] = id
-		}
-		key := uint64(state)<<32 | uint64(id)
-		child, ok := b.tree[key]
+		id := b.ids[word]
+		child, ok := b.child(state, id)
 		if !ok {
 			if len(b.nodes) >= maxStates {
 				return fmt.Errorf("phrases need more than %d states: use fewer alternatives", maxStates)
 			}
 			child = uint32(len(b.nodes))
-			b.tree[key] = child
-			b.nodes = append(b.nodes, builtNode{parent: state, word: id, depth: b.nodes[state].depth + 1})
-			b.outs = append(b.outs, nil)
+			b.tree[uint64(state)<<32|uint64(id)] = child
+			b.grow(state, id)
 		}
 		state = child
 	}
@@ -164,11 +161,8 @@ func (b *phraseBuilder) link() {
 			continue
 		}
 		for f := b.nodes[n.parent].fail; ; f = b.nodes[f].fail {
-			if to, ok := b.tree[uint64(f)<<32|uint64(n.word)]; ok {
+			if to, ok := b.child(f, n.word); ok {
 				n.fail = to
-				break
-			}
-			if f == 0 {
 				break
 			}
 		}
@@ -182,31 +176,16 @@ func (b *phraseBuilder) link() {
 	}
 }
 
-func (b *phraseBuilder) flatten() (*phraseAutomaton, error) {
-	mark := func(s uint32) uint32 {
-		if len(b.outs[s]) > 0 {
-			return s | accepting
-		}
-		return s
+// mark returns a state with accepting where patterns end there.
+func (b *phraseBuilder) mark(s uint32) uint32 {
+	if len(b.outs[s]) > 0 {
+		return s | accepting
 	}
-	a := &phraseAutomaton{shift: 63}
-	for 1<<(64-a.shift) < 2*len(b.ids) {
-		a.shift--
-	}
-	a.words = make([]knownWord, 1<<(64-a.shift))
-	for word, id := range b.ids {
-		hash := uint64(fnvOffset)
-		for i := range len(word) {
-			hash = phraseHash(hash, word[i])
-		}
-		at := mix(hash) >> a.shift
-		for ; a.words[at].id != 0; at = (at + 1) & uint64(len(a.words)-1) {
-			if a.words[at].hash == hash {
-				return nil, fmt.Errorf("the words %q and one other have the same hash", word)
-			}
-		}
-		a.words[at] = knownWord{hash: hash, id: id, root: mark(b.tree[uint64(id)])}
-	}
+	return s
+}
+
+func (b *phraseBuilder) flatten() *phraseAutomaton {
+	a := &phraseAutomaton{}
 	inner := make([]uint32, 0, len(b.nodes))
 	for s := 1; s < len(b.nodes); s++ {
 		if b.nodes[s].parent != 0 {
@@ -221,10 +200,11 @@ func (b *phraseBuilder) flatten() (*phraseAutomaton, error) {
 	for s := range b.nodes {
 		a.nodes[s] = phraseNode{edges: uint32(len(a.edges)), outs: uint32(len(a.outs)), fail: b.nodes[s].fail}
 		a.outs = append(a.outs, b.outs[s]...)
+		slices.SortStableFunc(a.outs[a.nodes[s].outs:], func(x, y uint32) int { return cmp.Compare(y>>30, x>>30) })
 		for ; len(inner) > 0 && b.nodes[inner[0]].parent == uint32(s); inner = inner[1:] {
-			a.edges = append(a.edges, phraseEdge{word: b.nodes[inner[0]].word, to: mark(inner[0])})
+			a.edges = append(a.edges, phraseEdge{word: b.nodes[inner[0]].word, to: b.mark(inner[0])})
 		}
 	}
 	a.nodes[len(b.nodes)] = phraseNode{edges: uint32(len(a.edges)), outs: uint32(len(a.outs))}
-	return a, nil
+	return a
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/dmguard/dmguard/pipeline"
 )
 
-// vocabulary matches everything that a reason may say: words that stand in the
+// sayings matches everything that a reason may say: words that stand in the
 // program, names that stand in the rule packs, and numbers.
-func vocabulary(l *lexicon) *regexp.Regexp {
+func sayings(l *lexicon) *regexp.Regexp {
 	alternatives := func(words []string) string {
 		quoted := make([]string, len(words))
 		for i, w := range words {
@@ -37,7 +37,7 @@ func vocabulary(l *lexicon) *regexp.Regexp {
 // nobody uses, in every disguise, and reads what is said of them.
 func TestNoFindingQuotesTheMessage(t *testing.T) {
 	d := detector(t)
-	allowed := vocabulary(d.lexicon)
+	allowed := sayings(d.lexicon)
 	rng := rand.New(rand.NewPCG(7, 7))
 	pick := func(s []string) string { return s[rng.IntN(len(s))] }
 	word := func() string {
@@ -77,10 +77,10 @@ func TestNoFindingQuotesTheMessage(t *testing.T) {
 			said = append(said, m.Text.Reveal())
 			for _, f := range r.judge(t, m).Findings {
 				if !allowed.MatchString(f.Reason) {
-					t.Fatalf("a reason outside of the vocabulary: %q", f.Reason)
+					t.Fatalf("a reason that may not be said: %q", f.Reason)
 				}
 				if f.Label != "" && !strings.Contains(strings.Join(labelNames[:], " "), f.Label) || f.Category != Name || f.Match != nil {
-					t.Fatalf("a finding outside of the vocabulary: %+v", f)
+					t.Fatalf("a finding that may not be said: %+v", f)
 				}
 				// And by itself: no four bytes of what nobody uses.
 				for _, text := range said {
@@ -114,7 +114,7 @@ func TestNoFindingQuotesTheMessage(t *testing.T) {
 // FuzzReasonsComeFromTheVocabulary holds any text to the same.
 func FuzzReasonsComeFromTheVocabulary(f *testing.F) {
 	d := detector(f)
-	allowed := vocabulary(d.lexicon)
+	allowed := sayings(d.lexicon)
 	for _, s := range developing {
 		f.Add(s, s)
 	}
@@ -127,7 +127,7 @@ func FuzzReasonsComeFromTheVocabulary(f *testing.F) {
 			}
 			for _, f := range r.judge(t, message(fmt.Sprint("m", i), "a", text, i)).Findings {
 				if !allowed.MatchString(f.Reason) {
-					t.Fatalf("a reason outside of the vocabulary: %q", f.Reason)
+					t.Fatalf("a reason that may not be said: %q", f.Reason)
 				}
 			}
 		}

@@ -30,11 +30,11 @@ type scratch struct {
 	allowed          [maxAllowed]allowed
 	allows           int
 	cueEnd           int // greatest end of a cue of words so far, in the original
-	gaps             []gap
-	generation       uint32
+	gaps             gaps
 	heard            heard
 	ideas            []idea // of the reading, by their ends, for the message model
 	work             work
+	suspect          bool            // the words that were looked at may be disguised
 	factor           [labels]float32 // that the allow-cues leave of cues
 	opinion          opinion
 }
@@ -62,10 +62,8 @@ type allowed struct {
 // gap says where the part of a phrase before a gap was seen, the last few times
 // in this sentence: the part behind it may hold words that look like it again.
 type gap struct {
-	generation uint32
-	sentence   int32
-	n          uint32
-	seen       [8]sighting
+	n    uint32
+	seen [8]sighting
 }
 
 type sighting struct {
@@ -73,14 +71,31 @@ type sighting struct {
 	start int32 // of the phrase, in the folded text
 }
 
+// gaps are those of a sentence.
+type gaps struct {
+	all  []gap    // by slot
+	open []uint64 // a bit for each slot: it was seen
+	some uint64   // the bits of all words of open
+}
+
+// forget is for the end of a sentence, and before anything is read.
+func (g *gaps) forget(slots int) {
+	if len(g.all) != slots {
+		g.all, g.open = make([]gap, slots), make([]uint64, (slots+63)/64)
+	}
+	clear(g.open)
+	g.some = 0
+}
+
 // before returns where the phrase starts whose part before ends at most most
 // words before the word first, or -1.
-func (g *gap) before(generation uint32, sentence, first, most int32) int {
-	if g.generation != generation || g.sentence != sentence {
+func (g *gaps) before(slot uint32, first, most int32) int {
+	if g.open[slot/64]>>(slot%64)&1 == 0 {
 		return -1
 	}
-	for i := range min(g.n, uint32(len(g.seen))) {
-		s := g.seen[(g.n-1-i)%uint32(len(g.seen))]
+	o := &g.all[slot]
+	for i := range min(o.n, uint32(len(o.seen))) {
+		s := o.seen[(o.n-1-i)%uint32(len(o.seen))]
 		if between := first - s.word - 1; between >= 0 && between <= most {
 			return int(s.start)
 		}
@@ -88,30 +103,28 @@ func (g *gap) before(generation uint32, sentence, first, most int32) int {
 	return -1
 }
 
-func (g *gap) saw(generation uint32, sentence int32, s sighting) {
-	if g.generation != generation || g.sentence != sentence {
-		g.generation, g.sentence, g.n = generation, sentence, 0
+func (g *gaps) saw(slot uint32, s sighting) {
+	o, bit := &g.all[slot], uint64(1)<<(slot%64)
+	if g.open[slot/64]&bit == 0 {
+		g.open[slot/64] |= bit
+		g.some |= bit
+		o.n = 0
 	}
-	g.seen[g.n%uint32(len(g.seen))] = s
-	g.n++
+	o.seen[o.n%uint32(len(o.seen))] = s
+	o.n++
 }
 
 // scan finds the cues of text, and weakens them by its allow-cues.
 func (l *lexicon) scan(text string, s *scratch) {
 	s.cues = [labels]cue{}
-	s.allows, s.cueEnd = 0, 0
-	if len(s.gaps) < l.slots {
-		s.gaps = make([]gap, l.slots)
-	}
-	s.again()
+	s.allows = 0
 	s.folded.fold(text)
 	s.work = work{folded: len(s.folded.b)}
 	s.text, s.reading = text, &s.folded
 	l.scanWords(s)
-	if s.folded.disguised() {
+	if s.suspect && s.folded.disguised() || s.folded.stretched {
 		s.repaired.repair(&s.folded)
 		s.reading = &s.repaired
-		s.again()
 		l.scanWords(s)
 		s.squashed.squash(&s.folded)
 		l.scanSquashed(text, s)
@@ -130,16 +143,6 @@ func (s *scratch) think(i idea) {
 	}
 }
 
-// again forgets where parts of phrases, and ideas, were seen in another reading.
-func (s *scratch) again() {
-	s.cueEnd = 0
-	s.ideas = s.ideas[:0]
-	if s.generation++; s.generation == 0 {
-		clear(s.gaps)
-		s.generation = 1
-	}
-}
-
 // weaken applies the allow-cues that are left.
 func (l *lexicon) weaken(s *scratch) {
 	factor := &s.factor
@@ -153,6 +156,9 @@ func (l *lexicon) weaken(s *scratch) {
 	}
 	for i := range s.cues {
 		c := &s.cues[i]
+		if c.n == 0 {
+			continue
+		}
 		if c.weight *= factor[i]; c.disguised {
 			c.weight = min(maxWeight, c.weight*hidden)
 		}
@@ -211,73 +217,91 @@ var kind = func() (t [256]uint8) {
 }()
 
 func (l *lexicon) scanWords(s *scratch) {
-	b := s.reading.b
-	s.work.steps += len(b)
+	b, n := s.reading.padded(), len(s.reading.b)
+	s.work.steps += n
+	s.suspect, s.cueEnd, s.ideas = false, 0, s.ideas[:0]
+	s.gaps.forget(l.slots)
 	state := uint32(0)
-	var hit bool
 	var starts [maxPhraseWords * 2]int // of the latest words, by number
-	word, sentence := int32(0), int32(0)
-	after := true              // a separator has just been read
-	var hash, stretched uint64 // of the word so far; as the message model reads it, no letter following itself
-	var last byte
-	for i := 0; i <= len(b); i++ {
-		c := byte(' ') // behind the last word
-		if i < len(b) {
-			c = b[i]
-		}
-		k := kind[c]
-		if k == inWord {
-			if after {
-				after = false
-				word++
-				starts[word%int32(len(starts))] = i
-				hash, stretched, last = fnvOffset, fnvOffset, 0
-			}
-			hash = phraseHash(hash, c)
-			if c != last || c < 'a' || c > 'z' {
-				stretched = phraseHash(stretched, c)
-			}
-			last = c
-			continue
-		}
-		if !after {
-			after = true
-			if state, hit = l.phrases.step(state, hash, &s.work.steps); hit {
-				l.emit(s, state, word, sentence, i, &starts)
-			}
-			l.thesaurus.tell(s, stretched, word, i)
-		}
-		// A dot inside a word hides it, and several are a pause.
-		if k == sentenceEnd && (i+1 == len(b) || b[i+1] == ' ') && (i == 0 || b[i-1] != c) {
-			l.frames(s)
-			s.heard.forget()
-			sentence++
+	word, singles := int32(0), 0
+	at := 0
+	for at < n && kind[b[at]] != inWord {
+		at++
+	}
+	for at < n {
+		start := at
+		end, hash, seen := wordAt(b, start)
+		word++
+		starts[word%int32(len(starts))] = start
+
+		known := l.vocabulary.find(hash)
+		if known == nil || known.id == 0 {
 			state = 0
+		} else {
+			var hit bool
+			if state, hit = l.phrases.step(state, known.id, &s.work.steps); hit {
+				l.emit(s, state, word, end, &starts)
+			}
+		}
+		if known == nil && seen&doubled != 0 {
+			known = l.vocabulary.find(stretchHash(b[start:end]))
+		}
+		if known != nil {
+			for _, name := range known.names {
+				if name == 0 {
+					break
+				}
+				s.think(idea{name: name, first: word, last: word, end: int32(end)})
+			}
+		}
+
+		if end-start == 1 {
+			singles++
+		}
+		for at = end; at < n && kind[b[at]] != inWord; at++ {
+			// A dot inside a word hides it, and several are a pause.
+			if c := b[at]; kind[c] == sentenceEnd && (at+1 == n || b[at+1] == ' ') && b[at-1] != c {
+				l.frames(s)
+				s.heard.forget()
+				s.gaps.forget(l.slots)
+				state = 0
+			}
+		}
+		if seen&mixed != 0 || at == end+1 && b[end] != ' ' && at < n {
+			s.suspect = true
 		}
 	}
+	s.suspect = s.suspect || singles > 2
 	l.frames(s)
 	s.heard.forget()
 }
 
-func (l *lexicon) emit(s *scratch, state uint32, word, sentence int32, end int, starts *[maxPhraseWords * 2]int) {
+func (l *lexicon) emit(s *scratch, state uint32, word int32, end int, starts *[maxPhraseWords * 2]int) {
 	ended := l.phrases.outputs(state)
 	s.work.candidates += len(ended)
-	for _, id := range ended {
-		p := &l.parts[id]
-		first := word - p.words + 1
+	for len(ended) > 0 && ended[0]&conceptOutput != 0 {
+		first := word - int32(ended[0]&^conceptOutput>>conceptBits) + 1
+		l.hear(s, place{concept: uint16(ended[0]), first: first, last: word, start: int32(starts[first%int32(len(starts))]), end: int32(end)})
+		ended = ended[1:]
+	}
+	for _, v := range ended {
+		if v&laterOutput != 0 && s.gaps.some>>(v>>partBits%64)&1 == 0 {
+			continue
+		}
+		p := &l.parts[v%(1<<partBits)]
+		first := word - int32(p.words) + 1
 		start := starts[first%int32(len(starts))]
 		if !p.first {
-			if start = s.gaps[p.slot-1].before(s.generation, sentence, first, p.gap); start < 0 {
+			if start = s.gaps.before(p.slot-1, first, int32(p.gap)); start < 0 {
 				continue
 			}
 		}
 		if !p.last {
-			s.gaps[p.slot].saw(s.generation, sentence, sighting{word, int32(start)})
+			s.gaps.saw(p.slot, sighting{word, int32(start)})
 			continue
 		}
-		if p.name != 0 {
-			s.think(idea{name: p.name, first: first, last: word, end: int32(end)})
-			l.hear(s, place{concept: p.concept, first: first, last: word, start: int32(start), end: int32(end)})
+		if r := &l.rules[p.rule]; r.isConcept {
+			l.hear(s, place{concept: r.concept, first: first, last: word, start: int32(start), end: int32(end)})
 			continue
 		}
 		r := &l.rules[p.rule]

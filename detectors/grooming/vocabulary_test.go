@@ -168,3 +168,51 @@ func FuzzIdeasAgainstNaiveSearch(f *testing.F) {
 		}
 	})
 }
+
+// FuzzWordsAreReadEightBytesAtATime holds that to reading them byte by byte, and
+// what is seen in passing to what it is a short cut for.
+func FuzzWordsAreReadEightBytesAtATime(f *testing.F) {
+	for _, s := range []string{"", "a", "a b", "seven7s", "exactly8 ninechars", "aa book 0oo0 bookkeeper's", "привет, мир", "h3llo w.o.r.l.d", "d o n t", "so-so"} {
+		f.Add(s)
+	}
+	l := detector(f).lexicon
+	f.Fuzz(func(t *testing.T, text string) {
+		var s scratch
+		s.folded.fold(text)
+		b, n := s.folded.padded(), len(s.folded.b)
+		for at := 0; at < n; at++ {
+			if kind[b[at]] != inWord {
+				continue
+			}
+			end, hash, seen := wordAt(b, at)
+			word := s.folded.b[at:]
+			if i := slices.IndexFunc(word, func(c byte) bool { return kind[c] != inWord }); i >= 0 {
+				word = word[:i]
+			}
+			if end != at+len(word) || hash != wordHash(word) {
+				t.Fatalf("%q: read up to %d, hash %x, want %x", word, end-at, hash, wordHash(word))
+			}
+			if seen&doubled == 0 && stretchHash(word) != hash {
+				t.Errorf("%q was not seen to double a letter", word)
+			}
+			letters, others := 0, 0
+			for _, c := range word {
+				if c >= 'a' && c <= 'z' {
+					letters++
+				} else {
+					others++
+				}
+			}
+			if (seen&mixed != 0) != (letters > 0 && others > 0) {
+				t.Errorf("%q: %v", word, seen)
+			}
+			at = end
+		}
+		l.scan(text, &s)
+		s.reading = &s.folded
+		l.scanWords(&s)
+		if s.folded.disguised() && !s.suspect && !s.folded.stretched {
+			t.Errorf("%q looks disguised and was not suspected", text)
+		}
+	})
+}
