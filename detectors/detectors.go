@@ -34,6 +34,10 @@ type Deps struct {
 	// RulePacks are the files of grooming's rule packs, by name.
 	RulePacks map[string][]byte
 
+	// Grooming is the grooming detector in force so far, of which the next takes
+	// over what has not changed; nil for none.
+	Grooming *grooming.Detector
+
 	// MessageModel is grooming's model; nil for none.
 	MessageModel *grooming.MessageModel
 }
@@ -48,7 +52,7 @@ func Build(cfg Config, deps Deps) ([]pipeline.Detector, error) {
 		return hashmatch.New(c, deps.Lists, deps.Governance)
 	})
 	add(&b, "grooming", cfg.Grooming, func(c grooming.Config) (*grooming.Detector, error) {
-		d, err := grooming.New(c, deps.RulePacks)
+		d, err := deps.Grooming.Renew(c, deps.RulePacks)
 		if err != nil {
 			return nil, err
 		}

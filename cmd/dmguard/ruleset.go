@@ -66,7 +66,8 @@ type rules struct {
 	ruleset  *pipeline.Ruleset
 	lists    *lists.Loaded // nil where there is no folder
 	governed *lists.Governance
-	listsIn  string // the folder of these
+	grooming *grooming.Detector // nil where it is off
+	listsIn  string             // the folder of these
 	fetcher  *media.Fetcher
 	preparer *hashmatch.Preparer
 	limits   media.Config   // in force: they do not reload
@@ -168,12 +169,14 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if r.opt.canary == "" {
 		cfg.Detectors.Canary = nil // there is nothing to look for
 	}
-	catalogue, err := detectors.Build(cfg.Detectors, detectors.Deps{Lists: set, Governance: governed, RulePacks: packs, MessageModel: reader, Canary: r.opt.canary})
+	catalogue, err := detectors.Build(cfg.Detectors, detectors.Deps{Lists: set, Governance: governed, RulePacks: packs, Grooming: r.grooming, MessageModel: reader, Canary: r.opt.canary})
 	if err != nil {
 		return err
 	}
+	var groom *grooming.Detector
 	for _, d := range catalogue {
 		if g, ok := d.(*grooming.Detector); ok {
+			groom = g
 			if lacks := g.Lacks(); len(lacks) > 0 {
 				log.Warn("the message model was trained with ideas that the rule packs do not have: it sees less than it could",
 					zap.Int("ideas", len(lacks)), zap.String("first", lacks[0]))
@@ -207,7 +210,7 @@ func (r *rules) build(cfg *Config, log *zap.Logger) error {
 	if v := governed.Version(); v != "" {
 		versions["standing"] = v
 	}
-	r.config, r.lists, r.listsIn, r.governed = cfg, loaded, r.listsDir(cfg), governed
+	r.config, r.lists, r.listsIn, r.governed, r.grooming = cfg, loaded, r.listsDir(cfg), governed, groom
 	r.ruleset = &pipeline.Ruleset{
 		Detectors: catalogue,
 		Policy:    cfg.Policy,

@@ -3,6 +3,7 @@ package grooming
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -530,13 +531,13 @@ func TestACueSaidOftenDoesNotHideItself(t *testing.T) {
 func TestVersionNamesPacksAndSettings(t *testing.T) {
 	p := packs(t)
 	cfg := DefaultConfig()
-	a := digest(cfg, p)
+	a := version(cfg, namesAndDigests(p))
 	cfg.High = 0.95
-	if digest(cfg, p) == a {
+	if version(cfg, namesAndDigests(p)) == a {
 		t.Error("settings are not in the version")
 	}
 	p["grooming-en.yaml"] = append(p["grooming-en.yaml"], ' ')
-	if digest(DefaultConfig(), p) == a {
+	if version(DefaultConfig(), namesAndDigests(p)) == a {
 		t.Error("packs are not in the version")
 	}
 	if got := detector(t).Version(); got != a {
@@ -736,5 +737,34 @@ func TestAllAccountDataTogetherAreBounded(t *testing.T) {
 	m.Recipients = []pipeline.Party{{Age: &young}}
 	if p := prior(m, 0); p != maxPrior {
 		t.Errorf("prior %v", p)
+	}
+}
+
+func TestPacksAreCompiledAgainOnlyWhereTheyChanged(t *testing.T) {
+	d := detector(t)
+	cfg := DefaultConfig()
+	cfg.Review = 0.6
+	same, err := d.Renew(cfg, packs(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := New(cfg, packs(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same.lexicon != d.lexicon || same.Version() != fresh.Version() || same.Version() == d.Version() || same.model != fresh.model {
+		t.Errorf("the same packs: compiled again %v, version %s, want %s", same.lexicon != d.lexicon, same.Version(), fresh.Version())
+	}
+	for name := range packs(t) {
+		changed := maps.Clone(packs(t))
+		changed[name] = append(slices.Clone(changed[name]), '\n')
+		other, err := d.Renew(cfg, changed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other.lexicon == d.lexicon || other.Version() == fresh.Version() {
+			t.Errorf("a change of %s was not taken over", name)
+		}
+		break
 	}
 }
