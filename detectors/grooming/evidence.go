@@ -11,13 +11,13 @@ package grooming
 // a parent, a coach, a friend of the same age.
 const (
 	telling     = -1.75 // log-odds
-	modelGrowth = 0.62
+	modelGrowth = 0.7
 	maxModel    = 7 // as much as a message counts for a label at most
 
 	// Harmless wording lowers the log-odds of a label by harmlessGrowth for each
 	// log-odds beyond harmlessFrom.
-	harmlessFrom   = -0.5
-	harmlessGrowth = 1.6
+	harmlessFrom   = -0.9
+	harmlessGrowth = 2.0
 
 	// The model knows the concepts of the rules, and more of what is around them:
 	// where there is one a rule counts so much of its weight, and all of it where

@@ -173,7 +173,7 @@ func (d *Detector) Lacks() (names []string) {
 
 // engine changes with what is built in and changes verdicts: the folding, the
 // constants of the model, the state.
-const engine = "5"
+const engine = "6"
 
 func version(cfg Config, packs string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %v %v %v\n%s", engine, cfg.Review, cfg.High, cfg.HalfLife, packs))

@@ -28,7 +28,7 @@ const bands = 2
 const (
 	// The bias of rules alone, and where a message model finds more to add up.
 	rulesBias = -4.0
-	readBias  = -6.0
+	readBias  = -6.2
 
 	// What one message alone said for a label counts as much as all other labels do,
 	// and alone beyond that.
