@@ -62,8 +62,9 @@ type allowed struct {
 // gap says where the part of a phrase before a gap was seen, the last few times
 // in this sentence: the part behind it may hold words that look like it again.
 type gap struct {
-	n    uint32
-	seen [8]sighting
+	sentence uint32 // that it was seen in
+	n        uint32
+	seen     [8]sighting
 }
 
 type sighting struct {
@@ -71,29 +72,32 @@ type sighting struct {
 	start int32 // of the phrase, in the folded text
 }
 
-// gaps are those of a sentence.
+// gaps are those of the sentence that is being read.
 type gaps struct {
-	all  []gap    // by slot
-	open []uint64 // a bit for each slot: it was seen
-	some uint64   // the bits of all words of open
+	all      []gap // by slot
+	sentence uint32
+	some     uint64 // a bit for every 64th slot: one of them was seen
 }
 
 // forget is for the end of a sentence, and before anything is read.
 func (g *gaps) forget(slots int) {
 	if len(g.all) != slots {
-		g.all, g.open = make([]gap, slots), make([]uint64, (slots+63)/64)
+		g.all, g.sentence = make([]gap, slots), 0
 	}
-	clear(g.open)
+	if g.sentence++; g.sentence == 0 {
+		clear(g.all)
+		g.sentence = 1
+	}
 	g.some = 0
 }
 
 // before returns where the phrase starts whose part before ends at most most
 // words before the word first, or -1.
 func (g *gaps) before(slot uint32, first, most int32) int {
-	if g.open[slot/64]>>(slot%64)&1 == 0 {
+	o := &g.all[slot]
+	if o.sentence != g.sentence {
 		return -1
 	}
-	o := &g.all[slot]
 	for i := range min(o.n, uint32(len(o.seen))) {
 		s := o.seen[(o.n-1-i)%uint32(len(o.seen))]
 		if between := first - s.word - 1; between >= 0 && between <= most {
@@ -104,14 +108,13 @@ func (g *gaps) before(slot uint32, first, most int32) int {
 }
 
 func (g *gaps) saw(slot uint32, s sighting) {
-	o, bit := &g.all[slot], uint64(1)<<(slot%64)
-	if g.open[slot/64]&bit == 0 {
-		g.open[slot/64] |= bit
-		g.some |= bit
-		o.n = 0
+	o := &g.all[slot]
+	if o.sentence != g.sentence {
+		o.sentence, o.n = g.sentence, 0
 	}
 	o.seen[o.n%uint32(len(o.seen))] = s
 	o.n++
+	g.some |= 1 << (slot % 64)
 }
 
 // scan finds the cues of text, and weakens them by its allow-cues.
