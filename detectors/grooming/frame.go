@@ -109,8 +109,8 @@ func (h *heard) forget() {
 	h.seen, h.places = concepts{}, h.places[:0]
 }
 
-// hear takes in one concept, in the order of their ends: it is an idea, and may be part of a frame. Where a sentence holds more places than are kept, what was heard
-// so far is judged and only what is near enough to matter to the next words stays.
+// hear takes in one concept, in the order of their ends: it is an idea, and may be part of a frame. Where a sentence holds
+// more places than are kept, what was heard so far is judged and only what is near enough to matter to the next words stays.
 func (l *lexicon) hear(s *scratch, p place) {
 	s.think(idea{name: l.names[p.concept], first: p.first, last: p.last, end: p.end})
 	h := &s.heard

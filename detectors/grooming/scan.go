@@ -219,6 +219,8 @@ var kind = func() (t [256]uint8) {
 	return t
 }()
 
+// scanWords looks for phrases, frames and ideas in the words of the reading, and
+// says whether it may be disguised: where it says no, disguised would, too.
 func (l *lexicon) scanWords(s *scratch) {
 	b, n := s.reading.padded(), len(s.reading.b)
 	s.work.steps += n
@@ -279,6 +281,7 @@ func (l *lexicon) scanWords(s *scratch) {
 	s.heard.forget()
 }
 
+// emit takes in what ends in the word that ends at end.
 func (l *lexicon) emit(s *scratch, state uint32, word int32, end int, starts *[maxPhraseWords * 2]int) {
 	ended := l.phrases.outputs(state)
 	s.work.candidates += len(ended)
